@@ -1,0 +1,20 @@
+package sallyport
+import (
+_ "golang.org/x/sys/unix"
+_ "golang.org/x/net/bpf"
+_ "golang.org/x/net/idna"
+_ "golang.org/x/net/dns/dnsmessage"
+_ "github.com/open-policy-agent/opa/v1/ast"
+_ "github.com/spf13/cobra"
+_ "github.com/goccy/go-yaml"
+_ "github.com/google/jsonschema-go/jsonschema"
+_ "github.com/google/go-cmp/cmp"
+_ "github.com/creack/pty"
+_ "golang.org/x/term"
+_ "github.com/bmatcuk/doublestar/v4"
+_ "github.com/rogpeppe/go-internal/testscript"
+_ "go.uber.org/goleak"
+_ "pgregory.net/rapid"
+_ "github.com/vishvananda/netlink"
+_ "golang.org/x/sync/errgroup"
+)
