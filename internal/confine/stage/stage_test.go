@@ -1,0 +1,159 @@
+package stage
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// launch runs argv in a stage without walls and returns the process and what it
+// printed, once it has ended.
+func launch(t *testing.T, change func(*Spec), argv ...string) (*Process, func() string) {
+	t.Helper()
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		t.Skipf("needs %s: %v", argv[0], err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	s := Spec{Path: path, Args: argv, Env: os.Environ(), Dir: "/", Stdio: [3]*os.File{null, w, w}, Ruleset: -1, GuardRuleset: -1, Umask: 0o22}
+	if change != nil {
+		change(&s)
+	}
+	p, err := Start(s)
+	w.Close()
+	if err != nil {
+		r.Close()
+		t.Fatal(err)
+	}
+	return p, func() string {
+		b, _ := io.ReadAll(r)
+		r.Close()
+		return string(b)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	for _, tt := range []struct {
+		name, script string
+		exit         int
+		signal       syscall.Signal
+		out          string
+	}{
+		{"success", "echo hi", 0, 0, "hi\n"},
+		{"exit status", "exit 7", 7, 0, ""},
+		{"signal", "kill -9 $$", 0, syscall.SIGKILL, ""},
+		{"no descriptors but three", "ls /proc/self/fd | tr '\\n' ' '", 0, 0, "0 1 2 3 "}, // 3 is ls reading the directory
+		{"own session", "ps -o sid= -p $$ | tr -d ' ' | grep -qx $$ && echo yes", 0, 0, "yes\n"},
+		{"no_new_privs", "grep NoNewPrivs /proc/self/status", 0, 0, "NoNewPrivs:\t1\n"},
+		{"no signal blocked", "grep -E 'Sig(Blk|Ign)' /proc/self/status | tr -d '\\n'", 0, 0, "SigBlk:\t0000000000000000SigIgn:\t0000000000000000"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, out := launch(t, nil, "sh", "-c", tt.script)
+			got := out()
+			st, err := p.Wait()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.signal != 0 && (!st.Signaled() || st.Signal() != tt.signal) {
+				t.Errorf("status = %#x, want signal %v", st, tt.signal)
+			}
+			if tt.signal == 0 && st.ExitStatus() != tt.exit {
+				t.Errorf("exit = %d, want %d", st.ExitStatus(), tt.exit)
+			}
+			if got != tt.out {
+				t.Errorf("output = %q, want %q", got, tt.out)
+			}
+		})
+	}
+}
+
+func TestExecErrorIsNamed(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	_, err = Start(Spec{Path: "/nonexistent/program", Args: []string{"x"}, Dir: "/", Stdio: [3]*os.File{null, null, null}, Ruleset: -1, GuardRuleset: -1})
+	var step *StepError
+	if !errors.As(err, &step) || !step.Exec || step.Errno != syscall.ENOENT {
+		t.Fatalf("Start = %v, want an execve error with ENOENT", err)
+	}
+	_, err = Start(Spec{Path: "/bin/true", Args: []string{"x"}, Dir: "/nonexistent", Stdio: [3]*os.File{null, null, null}, Ruleset: -1, GuardRuleset: -1})
+	if !errors.As(err, &step) || step.Exec || !strings.Contains(err.Error(), "working directory") {
+		t.Fatalf("Start = %v, want the step that enters the working directory", err)
+	}
+}
+
+// The tree below the agent ends with it, whatever sessions it made.
+func TestTreeEndsWithAgent(t *testing.T) {
+	p, out := launch(t, nil, "sh", "-c", "setsid sh -c 'sleep 1000 >/dev/null 2>&1 & echo $!'; exit 3")
+	pid := strings.TrimSpace(out())
+	st, err := p.Wait()
+	if err != nil || st.ExitStatus() != 3 {
+		t.Fatalf("Wait = %v, %v", st.ExitStatus(), err)
+	}
+	if _, err := os.Stat("/proc/" + pid); pid == "" || err == nil {
+		t.Errorf("process %q lives on", pid)
+	}
+}
+
+func TestStopEndsSandbox(t *testing.T) {
+	p, out := launch(t, nil, "sh", "-c", "trap '' TERM INT HUP; while :; do sleep 1000; done")
+	if err := p.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the sandbox did not end")
+	}
+	out()
+	p.Wait()
+}
+
+// An argument vector larger than the kernel takes is an execve error, not a hang.
+func TestHugeArguments(t *testing.T) {
+	null, _ := os.Open(os.DevNull)
+	defer null.Close()
+	big := string(bytes.Repeat([]byte("x"), 4<<20))
+	_, err := Start(Spec{Path: "/bin/true", Args: []string{"true", big}, Dir: "/", Stdio: [3]*os.File{null, null, null}, Ruleset: -1, GuardRuleset: -1})
+	var step *StepError
+	if !errors.As(err, &step) || step.Errno != unix.E2BIG {
+		t.Fatalf("Start = %v, want E2BIG", err)
+	}
+}
+
+func BenchmarkStart(b *testing.B) {
+	null, _ := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	defer null.Close()
+	b.Run("bare", func(b *testing.B) {
+		for b.Loop() {
+			exec.Command("/bin/true").Run()
+		}
+	})
+	b.Run("stage", func(b *testing.B) {
+		for b.Loop() {
+			p, err := Start(Spec{Path: "/bin/true", Args: []string{"true"}, Dir: "/", Stdio: [3]*os.File{null, null, null}, Ruleset: -1, GuardRuleset: -1})
+			if err != nil {
+				b.Fatal(err)
+			}
+			p.Wait()
+		}
+	})
+}
