@@ -1,0 +1,53 @@
+# What a person runs. `make help` lists it; `make test` is what CI runs.
+export CGO_ENABLED := 0
+GO      ?= go
+FUZZ    ?= 10s
+PKG     ?= ./...
+CC_PATH := $(shell command -v gcc || command -v clang)
+
+.PHONY: help build test vet unit race lint fuzz bench demo attack man schema
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/sallyport
+	$(GO) build -trimpath -ldflags='-s -w' -o bin/sallyport ./cmd/sallyport
+
+test: vet unit race ## all tests: vet, unit, then again under the race detector
+
+vet: ## go vet, this architecture and the other one
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
+
+unit: ## go test
+	$(GO) test -count=1 -timeout=8m $(PKG)
+
+race: ## go test -race, where a C compiler is installed
+ifneq ($(CC_PATH),)
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout=8m $(PKG)
+else
+	@echo "race: skipped, no C compiler"
+endif
+
+lint: ## go vet, gofmt, golangci-lint of tools/go.mod
+	@test -z "$$(gofmt -l cmd internal *.go)" || { gofmt -l cmd internal *.go; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod golangci-lint run
+
+fuzz: ## each fuzz target for FUZZ (10s)
+	@grep -rl --include='*_test.go' '^func Fuzz' internal | while read -r f; do \
+	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
+	    $(GO) test -run='^$$' -fuzz="^$$t\$$" -fuzztime=$(FUZZ) ./$$(dirname $$f) || exit 1; \
+	  done; done
+
+bench: ## Go benchmarks; figures, never a verdict
+	$(GO) test -run='^$$' -bench=. -benchmem $(PKG)
+
+demo: ## show the walls hold, with no network
+	$(GO) run ./cmd/sallyport demo
+
+attack: ## try to get out, on this host, now
+	$(GO) run ./cmd/sallyport attack
+
+man: ## print the manual page
+	@$(GO) run ./cmd/sallyport man
