@@ -1,0 +1,90 @@
+package gate
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxSockaddr is the size of the kernel's struct sockaddr_storage: no call takes more.
+const maxSockaddr = 128
+
+// sockaddr is what the agent wrote into memory, copied once.
+type sockaddr struct {
+	family   uint16
+	inet     netip.AddrPort // AF_INET, AF_INET6; a v4-mapped address is unmapped, a zone is dropped
+	scope    uint32         // sin6_scope_id
+	path     string         // AF_UNIX with a path
+	abstract bool           // AF_UNIX in the abstract namespace, or autobind
+	pid      uint32         // AF_NETLINK
+	groups   uint32         // AF_NETLINK
+}
+
+// parseSockaddr reads a socket address as the kernel would: the family in host
+// order, port and addresses in network order, lengths as in inet_bind_sk,
+// inet6_bind, unix_validate_addr and netlink_bind.
+func parseSockaddr(b []byte) (sockaddr, unix.Errno) {
+	var s sockaddr
+	if len(b) < 2 || len(b) > maxSockaddr {
+		return s, unix.EINVAL
+	}
+	s.family = binary.NativeEndian.Uint16(b)
+	switch s.family {
+	case unix.AF_UNSPEC:
+		return s, 0
+	case unix.AF_INET:
+		return parseInet4(s, b)
+	case unix.AF_INET6:
+		return parseInet6(s, b)
+	case unix.AF_UNIX:
+		return parseUnix(s, b)
+	case unix.AF_NETLINK:
+		if len(b) < unix.SizeofSockaddrNetlink {
+			return s, unix.EINVAL
+		}
+		s.pid, s.groups = binary.NativeEndian.Uint32(b[4:]), binary.NativeEndian.Uint32(b[8:])
+		return s, 0
+	}
+	return s, unix.EAFNOSUPPORT
+}
+
+func parseInet4(s sockaddr, b []byte) (sockaddr, unix.Errno) {
+	if len(b) < unix.SizeofSockaddrInet4 {
+		return s, unix.EINVAL
+	}
+	s.inet = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:]))
+	return s, 0
+}
+
+// parseInet6 takes the short form without a scope too (SIN6_LEN_RFC2133, 24 bytes).
+func parseInet6(s sockaddr, b []byte) (sockaddr, unix.Errno) {
+	if len(b) < 24 {
+		return s, unix.EINVAL
+	}
+	if len(b) >= unix.SizeofSockaddrInet6 {
+		s.scope = binary.NativeEndian.Uint32(b[24:])
+	}
+	a := netip.AddrFrom16([16]byte(b[8:24])).Unmap()
+	s.inet = netip.AddrPortFrom(a, binary.BigEndian.Uint16(b[2:]))
+	return s, 0
+}
+
+func parseUnix(s sockaddr, b []byte) (sockaddr, unix.Errno) {
+	if len(b) > unix.SizeofSockaddrUnix {
+		return s, unix.EINVAL
+	}
+	p := b[2:]
+	if len(p) == 0 || p[0] == 0 {
+		s.abstract = true
+		return s, 0
+	}
+	for i, c := range p {
+		if c == 0 {
+			p = p[:i]
+			break
+		}
+	}
+	s.path = string(p)
+	return s, 0
+}

@@ -1,0 +1,99 @@
+package gate
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// socket makes the socket that the agent asked for and gives it away. The
+// filter has already refused every family, type and protocol that is not
+// listed here; a combination that comes through all the same is refused again.
+func (w *worker) socket() verdict {
+	domain, typ, proto := int(int32(w.n.Args[0])), int(int32(w.n.Args[1])), int(int32(w.n.Args[2]))
+	flags := typ & (unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC)
+	base := typ &^ (unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC)
+	inet := domain == unix.AF_INET || domain == unix.AF_INET6
+	switch {
+	case inet && base == unix.SOCK_STREAM && (proto == 0 || proto == unix.IPPROTO_TCP):
+		k := kindStream4
+		if domain == unix.AF_INET6 {
+			k = kindStream6
+		}
+		return w.broker(k, domain, base, proto, flags)
+	case inet && base == unix.SOCK_DGRAM && (proto == 0 || proto == unix.IPPROTO_UDP):
+		return w.standIn(flags)
+	case domain == unix.AF_UNIX && (base == unix.SOCK_STREAM || base == unix.SOCK_SEQPACKET) && proto == 0:
+		return w.broker(kindUnix, domain, base, proto, flags)
+	case domain == unix.AF_UNIX && base == unix.SOCK_DGRAM:
+		return refuse(unix.EACCES, "unix datagram socket", "a datagram socket can name its destination in a message; use a stream")
+	case domain == unix.AF_NETLINK && proto == unix.NETLINK_ROUTE && (base == unix.SOCK_RAW || base == unix.SOCK_DGRAM):
+		return w.broker(kindNetlink, domain, base, proto, flags)
+	case inet:
+		return refuse(unix.EPROTONOSUPPORT, "", "only TCP leaves the sandbox")
+	}
+	return refuse(unix.EAFNOSUPPORT, "", "this address family is not available in the sandbox")
+}
+
+// broker makes a socket, files it and puts it into the caller's table.
+func (w *worker) broker(k kind, domain, base, proto, flags int) verdict {
+	fd, err := unix.Socket(domain, base|unix.SOCK_CLOEXEC|flags, proto)
+	if err != nil {
+		return fail(errnoOf(err))
+	}
+	return w.give(&twin{kind: k, fd: fd}, fd, flags)
+}
+
+// give files the twin under the inode of fd and hands fd to the caller. The
+// twin is filed first: the caller's next call may come before this one has
+// returned. It borrows fd; the twin's own descriptor is closed on failure.
+func (w *worker) give(tw *twin, fd, flags int) verdict {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		tw.release()
+		return fail(errnoOf(err))
+	}
+	if !w.g.table.add(st.Ino, tw) {
+		tw.release()
+		return refuse(unix.ENFILE, "", "the sandbox holds too many unconnected sockets")
+	}
+	if _, err := w.g.l.AddFDSend(w.n.ID, fd, flags&unix.SOCK_CLOEXEC != 0); err != nil {
+		w.g.table.drop(st.Ino)
+		return fail(errnoOf(err)) // ENOENT if the caller is gone; else EMFILE and the like
+	}
+	tw.given.Store(true)
+	return answered
+}
+
+// standIn answers a request for a UDP socket with one end of a packet pair. It
+// carries queries to the policy DNS and nothing else: a UDP socket would obey
+// the name in any msghdr, a packet pair has only one place to send to.
+func (w *worker) standIn(flags int) verdict {
+	if w.g.o.Datagram == nil {
+		return refuse(unix.EACCES, "UDP socket", "only TCP leaves the sandbox, and names are resolved by the proxy")
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fail(errnoOf(err))
+	}
+	if flags&unix.SOCK_NONBLOCK != 0 {
+		unix.SetNonblock(pair[0], true)
+	}
+	g, tw := w.g, &twin{kind: kindDatagram, fd: -1}
+	tw.dgram = g.o.Datagram(pair[1], func() { g.table.forget(tw) })
+	v := w.give(tw, pair[0], flags)
+	unix.Close(pair[0]) // the agent's own end is the only one left: its close is seen
+	return v
+}
+
+func errnoOf(err error) unix.Errno {
+	for err != nil {
+		if e, is := err.(unix.Errno); is {
+			return e
+		}
+		u, can := err.(interface{ Unwrap() error })
+		if !can {
+			break
+		}
+		err = u.Unwrap()
+	}
+	return unix.EACCES
+}

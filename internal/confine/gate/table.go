@@ -1,0 +1,221 @@
+package gate
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/internal/kernel/procfs"
+)
+
+// kind is what a brokered socket was asked for as.
+type kind uint8
+
+const (
+	kindStream4 kind = iota
+	kindStream6
+	kindUnix
+	kindNetlink
+	kindDatagram // a stand-in; the twin has no descriptor
+)
+
+// twin is the supervisor's hold on a socket of the agent.
+type twin struct {
+	kind  kind
+	fd    int // owned; -1 for a stand-in
+	mu    sync.Mutex
+	bound netip.AddrPort // where bind put it
+	file  bool           // a pathname unix socket is bound
+	dgram Datagrams
+	done  bool // connected or listening: fd is closed
+	inode atomic.Uint64
+	given atomic.Bool // the agent has its end; before that no sweep may drop it
+}
+
+// The caps of the tables. They bound the supervisor's descriptors and memory;
+// an agent that reaches them is told so with ENFILE.
+const (
+	maxTwins     = 8192
+	maxConnected = 16384
+)
+
+// table files twins under the inode number of their socket. An inode number
+// names one open socket at a time; a descriptor that changes under the reader
+// only means another socket of this table.
+type table struct {
+	mu      sync.Mutex
+	twins   map[uint64]*twin
+	members func() []int
+	swept   int // twins left after the last sweep
+
+	// connected remembers sockets whose twin was let go, so that a second
+	// connect says EISCONN, and so that an answer lost to a signal can be given
+	// again. A ring keeps it small.
+	connected map[uint64]outcome
+	ring      []uint64
+	next      int
+}
+
+// outcome is the answer that a finished socket gave, kept while the caller may
+// not have heard it.
+type outcome struct {
+	errno unix.Errno
+	heard bool
+}
+
+func (t *table) init(members func() []int) {
+	t.twins = map[uint64]*twin{}
+	t.connected = map[uint64]outcome{}
+	t.ring = make([]uint64, maxConnected)
+	t.members = members
+}
+
+func (t *table) find(inode uint64) *twin {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.twins[inode]
+}
+
+// add files a twin. It reports false, and has taken nothing, when the table is full
+// even after a sweep.
+func (t *table) add(inode uint64, tw *twin) bool {
+	t.mu.Lock()
+	full := len(t.twins) >= maxTwins || (len(t.twins) >= 256 && len(t.twins) >= 2*t.swept)
+	t.mu.Unlock()
+	if full {
+		t.sweep()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.twins) >= maxTwins {
+		return false
+	}
+	delete(t.connected, inode) // an inode number comes back only as another socket
+	t.twins[inode] = tw
+	tw.inode.Store(inode)
+	return true
+}
+
+// finish lets go of a twin: from now on the agent alone holds the socket, so
+// that its close is the connection's end.
+func (t *table) finish(inode uint64, tw *twin, o outcome) {
+	t.mu.Lock()
+	if t.twins[inode] == tw {
+		delete(t.twins, inode)
+	}
+	if old := t.ring[t.next]; old != 0 {
+		delete(t.connected, old)
+	}
+	t.ring[t.next] = inode
+	t.next = (t.next + 1) % len(t.ring)
+	t.connected[inode] = o
+	t.mu.Unlock()
+	tw.release()
+}
+
+// release closes the twin's descriptor. The caller holds mu, or the twin alone.
+func (tw *twin) release() {
+	if tw.fd >= 0 {
+		unix.Close(tw.fd)
+		tw.fd = -1
+	}
+	tw.done = true
+}
+
+// replay gives the answer of a finished socket: once the one that was lost,
+// after that whether it is known at all.
+func (t *table) replay(inode uint64) (o outcome, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o, known = t.connected[inode]
+	if known && !o.heard {
+		t.connected[inode] = outcome{o.errno, true}
+	}
+	return o, known
+}
+
+// drop forgets a twin without an outcome, when its agent end was never made or
+// is gone.
+func (t *table) drop(inode uint64) {
+	t.mu.Lock()
+	tw := t.twins[inode]
+	delete(t.twins, inode)
+	t.mu.Unlock()
+	if tw != nil {
+		tw.mu.Lock()
+		defer tw.mu.Unlock()
+		tw.release()
+	}
+}
+
+// forget drops a stand-in whose agent end is gone.
+func (t *table) forget(tw *twin) {
+	if inode := tw.inode.Load(); inode != 0 {
+		t.drop(inode)
+	}
+}
+
+// sweep drops the twins of sockets that no process of the sandbox holds any
+// more: closing a socket is not a notified call, so it is found out here. A
+// socket that is in flight in a control message is dropped too; its receiver
+// cannot connect it.
+func (t *table) sweep() {
+	t.mu.Lock()
+	old := make([]uint64, 0, len(t.twins))
+	for inode, tw := range t.twins {
+		if tw.given.Load() {
+			old = append(old, inode)
+		}
+	}
+	t.mu.Unlock()
+	// Two passes: a socket may move to a child that was forked behind the first.
+	held := map[uint64]bool{}
+	for range 2 {
+		for _, pid := range t.members() {
+			socketsOf(pid, held)
+		}
+	}
+	for _, inode := range old {
+		if !held[inode] {
+			t.drop(inode)
+		}
+	}
+	t.mu.Lock()
+	t.swept = len(t.twins)
+	t.mu.Unlock()
+}
+
+func (t *table) close() {
+	t.mu.Lock()
+	inodes := make([]uint64, 0, len(t.twins))
+	for inode := range t.twins {
+		inodes = append(inodes, inode)
+	}
+	t.mu.Unlock()
+	for _, inode := range inodes {
+		t.drop(inode)
+	}
+}
+
+// socketsOf adds the inodes of the sockets that a process holds. A process that
+// ends meanwhile holds none.
+func socketsOf(pid int, held map[uint64]bool) {
+	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return
+	}
+	for _, n := range names {
+		fd, err := strconv.Atoi(n.Name())
+		if err != nil {
+			continue
+		}
+		if inode, err := procfs.SocketInode(pid, fd); err == nil {
+			held[inode] = true
+		}
+	}
+}
