@@ -104,9 +104,11 @@ func signalMask(p *program, name string, set sigset) Step {
 	return Step{Name: name, Nr: unix.SYS_RT_SIGPROCMASK, Args: [6]uintptr{unix.SIG_SETMASK, ptr(p, &set), 0, unsafe.Sizeof(set)}}
 }
 
-func closeFrom(name string, first int) Step {
-	return Step{Name: name, Nr: unix.SYS_CLOSE_RANGE, Args: [6]uintptr{uintptr(first), uintptr(^uint32(0)), 0}}
+func closeRange(name string, first, last uint32) Step {
+	return Step{Name: name, Nr: unix.SYS_CLOSE_RANGE, Args: [6]uintptr{uintptr(first), uintptr(last), 0}}
 }
+
+func closeFrom(name string, first uint32) Step { return closeRange(name, first, ^uint32(0)) }
 
 // guardTable is what the guard does before it makes the agent.
 func guardTable(p *program, s Spec, src sources) []Step {
@@ -155,6 +157,8 @@ func agentTable(p *program, s Spec, src sources) ([]Step, error) {
 	}
 	if src.ruleset >= 0 {
 		t = append(t, dup("Landlock ruleset", src.ruleset, agentRuleset, unix.O_CLOEXEC))
+	} else {
+		t = append(t, closeRange("freeing the listener's number", listenerFD, listenerFD))
 	}
 	if s.Terminal {
 		t = append(t, Step{Name: "taking the terminal", Nr: unix.SYS_IOCTL, Args: [6]uintptr{0, unix.TIOCSCTTY, 0}})
