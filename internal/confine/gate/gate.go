@@ -68,7 +68,7 @@ type Options struct {
 // workers is how many threads take calls. Two are enough for the cores of a
 // laptop to overlap a connect with the next notification; a call that can wait
 // for somebody else is given a goroutine of its own.
-const workers = 2
+const workers = 1
 
 // Gate answers the calls of one sandbox.
 type Gate struct {

@@ -76,7 +76,7 @@ type box struct {
 	dns    func(q []byte) []byte
 }
 
-func newBox(t *testing.T) *box {
+func newBox(t testing.TB) *box {
 	b := &box{ledger: &book{wanted: map[netip.AddrPort]netip.AddrPort{}}, dir: t.TempDir()}
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
