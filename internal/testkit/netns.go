@@ -1,0 +1,75 @@
+package testkit
+
+import (
+	"fmt"
+	"net"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Netns runs f in a subprocess with a network namespace of its own, in which
+// the loopback interface is up and carries the addresses given beside its own,
+// so that a server can listen on 93.184.216.34 without a network. It needs root
+// and says so where there is none.
+func Netns(t *testing.T, f func(t *testing.T), addresses ...string) {
+	t.Helper()
+	Require(t, Root())
+	RunInSubprocess(t, func(t *testing.T) {
+		if err := raiseLoopback(addresses); err != nil {
+			t.Fatal(err)
+		}
+		f(t)
+	}, func(cmd *exec.Cmd) error {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET
+		return nil
+	})
+}
+
+func raiseLoopback(addresses []string) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("testkit: loopback interface: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("testkit: raising lo: %w", err)
+	}
+	for _, a := range addresses {
+		bits := "/32"
+		if strings.Contains(a, ":") {
+			bits = "/128"
+		}
+		addr, err := netlink.ParseAddr(a + bits)
+		if err != nil {
+			return fmt.Errorf("testkit: address %s: %w", a, err)
+		}
+		addr.Flags = syscall.IFA_F_NODAD
+		if err := netlink.AddrAdd(lo, addr); err != nil {
+			return fmt.Errorf("testkit: adding %s to lo: %w", a, err)
+		}
+		if err := awaitRoute(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitRoute waits until a can be reached: the kernel puts the route to an IPv6
+// address into the table from a work queue (addrconf_dad_work).
+func awaitRoute(a string) error {
+	end := time.Now().Add(2 * time.Second)
+	for {
+		c, err := net.Dial("udp", net.JoinHostPort(a, "9"))
+		if err == nil {
+			return c.Close()
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("testkit: %s on lo: %w", a, err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
