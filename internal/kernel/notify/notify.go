@@ -116,6 +116,11 @@ func (l *Listener) WaitGone() error {
 
 // Respond answers the call id: it returns val, or fails with errno when errno is
 // not 0. [ErrDead] means that nobody waits for the answer.
+//
+// nil does not promise that the caller saw the answer, unless the filter was installed
+// with SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: without it a signal may take the caller
+// out of the call at the last moment, the kernel restarts the call, and the same call
+// is notified again. The same holds for [Listener.AddFDSend].
 func (l *Listener) Respond(id uint64, val int64, errno unix.Errno) error {
 	return l.send(response{id: id, val: val, errno: -int32(errno)})
 }

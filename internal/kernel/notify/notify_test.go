@@ -20,15 +20,11 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// listen starts a child and a listener on it.
+// listen starts a child and a listener on it. The child's runtime preempts itself by
+// signals, so the filter asks that no signal ends a call that was received.
 func listen(t testing.TB) (*child, *Listener) {
 	t.Helper()
-	return listenFlags(t, 0)
-}
-
-func listenFlags(t testing.TB, flags int) (*child, *Listener) {
-	t.Helper()
-	c, fd := start(t, flags)
+	c, fd := start(t, unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
 	l := New(fd)
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil && !errors.Is(err, ErrClosed) {
@@ -361,8 +357,7 @@ func TestTooManyThreads(t *testing.T) {
 }
 
 func TestNoAllocations(t *testing.T) {
-	// The child's runtime preempts itself by signals: no signal may end a call here.
-	c, l := listenFlags(t, unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+	c, l := listen(t)
 	const runs = 200
 	c.tell(opRepeat, runs+1, 42)
 	var n Notification
@@ -417,7 +412,7 @@ func kernelOlder(t *testing.T, major, minor int) bool {
 func BenchmarkRoundTrip(b *testing.B) {
 	for _, sync := range []bool{false, true} {
 		b.Run(fmt.Sprintf("sync=%v", sync), func(b *testing.B) {
-			c, l := listenFlags(b, unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+			c, l := listen(b)
 			if sync {
 				if err := l.SetSyncWakeUp(); err != nil {
 					b.Skip(err)
