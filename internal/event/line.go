@@ -1,0 +1,174 @@
+package event
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// reasons puts the stable codes that people meet most into plain words; a code
+// that is not here is shown with spaces for its underscores.
+var reasons = map[string]string{
+	"no_policy_for_host": "no rule for host",
+	"port_not_allowed":   "no rule for this port",
+	"binary_not_allowed": "no rule for this program",
+}
+
+// Line is the event as one line for a person, without a prefix and without a
+// line break. A denial that has an id names the command that explains it:
+//
+//	denied  git → evil.example:443  (no rule for host)   sallyport policy explain 7f3a
+//
+// Whatever an untrusted program chose is escaped and bounded.
+func (e Event) Line() string {
+	line := e.summary()
+	if id := e.Metadata.UID; id != "" && e.DispositionID == Blocked {
+		line += "   sallyport policy explain " + field(id)
+	}
+	return line
+}
+
+// summary is Line without the command.
+func (e Event) summary() string {
+	switch e.ClassUID {
+	case NetworkActivity, HTTPActivity:
+		return e.networkLine()
+	case ProcessActivity:
+		return e.processLine()
+	case DetectionFinding:
+		return e.findingLine()
+	case ConfigState:
+		return e.configLine()
+	case AppLifecycle:
+		return e.lifecycleLine()
+	}
+	return "event of class " + strconv.Itoa(int(e.ClassUID))
+}
+
+func (e Event) networkLine() string {
+	var b strings.Builder
+	b.WriteString(e.verb())
+	b.WriteString("  ")
+	b.WriteString(e.Actor.name())
+	b.WriteString(" → ")
+	if r := e.HTTPRequest; r != nil && r.HTTPMethod != "CONNECT" {
+		fmt.Fprintf(&b, "%s %s%s", field(r.HTTPMethod), field(e.DstEndpoint.String()), field(r.URL.Path))
+	} else {
+		b.WriteString(field(e.DstEndpoint.String()))
+	}
+	if why := e.why(); why != "" {
+		fmt.Fprintf(&b, "  (%s)", why)
+	}
+	return b.String()
+}
+
+// verb is the first word of the line.
+func (e Event) verb() string {
+	switch {
+	case e.DispositionID == Blocked:
+		return "denied"
+	case e.DispositionID == Logged:
+		return "audit"
+	case e.ClassUID == NetworkActivity && e.ActivityID == Close:
+		return "closed"
+	case e.ClassUID == NetworkActivity && e.ActivityID == Fail:
+		return "failed"
+	}
+	return "allowed"
+}
+
+func (e Event) why() string {
+	switch {
+	case e.StatusCode != "":
+		if text, ok := reasons[e.StatusCode]; ok {
+			return text
+		}
+		return field(strings.ReplaceAll(e.StatusCode, "_", " "))
+	case e.Traffic != nil:
+		return fmt.Sprintf("%d bytes in, %d out", e.Traffic.BytesIn, e.Traffic.BytesOut)
+	case e.FirewallRule != nil && e.FirewallRule.Desc != "":
+		return field(e.FirewallRule.Name) + ", " + field(e.FirewallRule.Desc)
+	case e.FirewallRule != nil:
+		return field(e.FirewallRule.Name)
+	}
+	return ""
+}
+
+func (e Event) processLine() string {
+	name := "a process"
+	if e.Process != nil {
+		name = e.Process.name()
+	}
+	if e.ActivityID == Terminate && e.ExitCode != nil {
+		return fmt.Sprintf("ended  %s  (status %d)", name, *e.ExitCode)
+	}
+	return "started  " + name
+}
+
+func (e Event) findingLine() string {
+	line := "finding  " + strings.ToLower(e.Severity)
+	if f := e.FindingInfo; f != nil {
+		line += "  " + field(f.Title)
+		if f.Desc != "" {
+			line += "  (" + field(f.Desc) + ")"
+		}
+	}
+	if e.Remediation != nil {
+		line += "   " + field(e.Remediation.Desc)
+	}
+	return line
+}
+
+func (e Event) configLine() string {
+	if e.Policy == nil {
+		return "policy"
+	}
+	name := field(e.Policy.Name) + ", generation " + field(e.Policy.Version)
+	if !e.Policy.IsApplied {
+		return "policy  refused " + name + "  (" + field(e.StatusDetail) + ")"
+	}
+	return "policy  " + name
+}
+
+func (e Event) lifecycleLine() string {
+	part := "sallyport"
+	if e.App != nil && e.App.Feature != nil {
+		part = field(e.App.Feature.Name)
+	}
+	return strings.ToLower(e.ActivityName) + "  " + part
+}
+
+func (a *Actor) name() string {
+	if a == nil {
+		return "unknown program"
+	}
+	return a.Process.name()
+}
+
+func (p *Process) name() string {
+	switch {
+	case p == nil:
+		return "unknown program"
+	case p.Name != "":
+		return field(p.Name)
+	}
+	return "pid " + strconv.Itoa(p.PID)
+}
+
+// String is what a person calls the endpoint; it is not escaped.
+func (d *Endpoint) String() string {
+	switch {
+	case d == nil:
+		return "nowhere"
+	case d.Hostname == "" && d.IP == "":
+		return d.Name
+	}
+	host := d.Hostname
+	if host == "" {
+		host = d.IP
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return host + ":" + strconv.Itoa(int(d.Port))
+}
