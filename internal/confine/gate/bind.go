@@ -108,8 +108,7 @@ func (w *worker) listen() verdict {
 			w.g.o.Listen(local, inode, true)
 		}
 	}
-	heard := w.reply("listen", ok(0))
-	w.g.table.finish(inode, tw, outcome{0, heard})
+	w.finish("listen", inode, tw, 0)
 	return answered
 }
 

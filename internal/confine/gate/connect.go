@@ -74,14 +74,21 @@ func (w *worker) streamConnect(tw *twin, inode uint64, s sockaddr) verdict {
 	local, err := localAddr(tw.fd)
 	if err != nil {
 		book(netip.AddrPort{})
-		w.g.table.finish(inode, tw, outcome{unix.ECONNABORTED, true})
+		w.g.table.finish(inode, tw)
 		return fail(unix.ECONNABORTED)
 	}
 	book(local)
-	v := verdict{errno: errno}
-	heard := w.reply("connect", v)
-	w.g.table.finish(inode, tw, outcome{errno, heard})
+	w.finish("connect", inode, tw, errno)
 	return answered
+}
+
+// finish lets go of the twin, while closing it is no more than dropping a
+// reference, and then answers.
+func (w *worker) finish(call string, inode uint64, tw *twin, errno unix.Errno) {
+	w.g.table.finish(inode, tw)
+	if !w.reply(call, verdict{errno: errno}) {
+		w.g.table.unheard(inode, errno)
+	}
 }
 
 // connectTo connects the twin. A v6 socket reaches the loopback address of the

@@ -103,7 +103,7 @@ func (t *table) add(inode uint64, tw *twin) bool {
 
 // finish lets go of a twin: from now on the agent alone holds the socket, so
 // that its close is the connection's end.
-func (t *table) finish(inode uint64, tw *twin, o outcome) {
+func (t *table) finish(inode uint64, tw *twin) {
 	t.mu.Lock()
 	if t.twins[inode] == tw {
 		delete(t.twins, inode)
@@ -113,7 +113,7 @@ func (t *table) finish(inode uint64, tw *twin, o outcome) {
 	}
 	t.ring[t.next] = inode
 	t.next = (t.next + 1) % len(t.ring)
-	t.connected[inode] = o
+	t.connected[inode] = outcome{heard: true}
 	t.mu.Unlock()
 	tw.release()
 }
@@ -125,6 +125,16 @@ func (tw *twin) release() {
 		tw.fd = -1
 	}
 	tw.done = true
+}
+
+// unheard keeps an answer that the caller was not there to take, because a
+// signal interrupted its call: the call comes again.
+func (t *table) unheard(inode uint64, errno unix.Errno) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.connected[inode]; known {
+		t.connected[inode] = outcome{errno, false}
+	}
 }
 
 // replay gives the answer of a finished socket: once the one that was lost,

@@ -90,8 +90,7 @@ func (w *worker) unixConnect(tw *twin, inode uint64, s sockaddr) verdict {
 	if err != nil {
 		return fail(errnoOf(err))
 	}
-	heard := w.reply("connect", ok(0))
-	w.g.table.finish(inode, tw, outcome{0, heard})
+	w.finish("connect", inode, tw, 0)
 	return answered
 }
 
