@@ -8,8 +8,8 @@ type Side uint8
 // The sides.
 const (
 	Kernel Side = iota + 1 // the kernel lacks something
-	Rule                 // what is to be granted cannot be
-	Bug                  // this program asked for something senseless
+	Rule                   // what is to be granted cannot be
+	Bug                    // this program asked for something senseless
 )
 
 // Error is every error of this package. errors.Is finds the errno in it.
