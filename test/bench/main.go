@@ -1,0 +1,195 @@
+// Command bench compares whole programs: the same work bare, behind the walls
+// of a minimal C program, in sallyport, and in peers that are installed. Rounds
+// are interleaved, so a change of the machine's speed hits all alike; what is
+// printed are medians, the spread, and the ratio to bare round by round.
+//
+//	go run ./test/bench            # start-up and workloads
+//	go run ./test/bench -n 40 start
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// variant is one way to run a command.
+type variant struct {
+	name   string
+	needs  string // program that must be installed
+	prefix []string
+}
+
+// workload is one thing to run; every variant runs it in every round.
+type workload struct {
+	name string
+	argv []string
+	need string
+	runs int // at most so many rounds; 0: as many as -n says
+}
+
+type result struct {
+	Workload string  `json:"workload"`
+	Variant  string  `json:"variant"`
+	Runs     int     `json:"runs"`
+	Median   float64 `json:"median_ms"`
+	P10      float64 `json:"p10_ms"`
+	P90      float64 `json:"p90_ms"`
+	Ratio    float64 `json:"ratio_to_bare"` // median of the ratios of each round
+}
+
+func main() {
+	n := flag.Int("n", 20, "rounds")
+	asJSON := flag.Bool("json", false, "print JSON lines")
+	flag.Parse()
+	dir, err := os.MkdirTemp("", "sallyport-bench-")
+	check(err)
+	defer os.RemoveAll(dir)
+	variants := prepare(dir)
+	for _, w := range workloads(dir) {
+		if flag.NArg() > 0 && !slices.Contains(flag.Args(), w.name) {
+			continue
+		}
+		rounds := *n
+		if w.runs > 0 {
+			rounds = min(rounds, w.runs)
+		}
+		report(w, measure(w, variants, rounds, dir), *asJSON)
+	}
+}
+
+// prepare builds what is measured and drops the peers that are not installed.
+func prepare(dir string) []variant {
+	sally, limit := filepath.Join(dir, "sallyport"), filepath.Join(dir, "limit")
+	build := exec.Command("go", "build", "-trimpath", "-o", sally, "./cmd/sallyport")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	run(build)
+	ro := []string{"--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--bind", dir, dir}
+	all := []variant{
+		{"bare", "", nil},
+		{"walls in C", limit, []string{limit, dir}},
+		{"sallyport", sally, []string{sally, "run", "--workdir", dir, "--"}},
+		{"bwrap --unshare-all", "bwrap", append(append([]string{"bwrap"}, ro...), "--unshare-all", "--die-with-parent", "--")},
+		{"firejail --net=none", "firejail", []string{"firejail", "--quiet", "--noprofile", "--net=none", "--"}},
+	}
+	if _, err := exec.LookPath("cc"); err == nil {
+		run(exec.Command("cc", "-O2", "-static", "-o", limit, "test/bench/limit.c"))
+	}
+	return slices.DeleteFunc(all, func(v variant) bool {
+		if v.needs == "" {
+			return false
+		}
+		_, err := exec.LookPath(v.needs)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %s is not installed, left out\n", v.name)
+		}
+		return err != nil
+	})
+}
+
+func workloads(dir string) []workload {
+	repo := filepath.Join(dir, "repo")
+	makeRepo(repo)
+	return []workload{
+		{"start", []string{"/bin/true"}, "", 0},
+		{"fork", []string{"sh", "-c", "i=0; while [ $i -lt 300 ]; do /bin/true; i=$((i+1)); done"}, "", 10},
+		{"git", []string{"sh", "-c", "cd " + repo + " && for i in 1 2 3; do git status >/dev/null; git grep -q needle; done; true"}, "git", 10},
+		{"find", []string{"sh", "-c", "find /usr >/dev/null 2>&1; true"}, "", 6},
+		{"build", []string{"sh", "-c", "cd " + repo + "/prog && HOME=" + dir + " GOCACHE=" + dir + "/gocache GOFLAGS=-mod=mod GOPROXY=off go build -o " + dir + "/prog.out ."}, "go", 6},
+	}
+}
+
+// makeRepo makes a git tree of 2,000 small files and a program that needs
+// net/http.
+func makeRepo(repo string) {
+	check(os.MkdirAll(filepath.Join(repo, "prog"), 0o755))
+	for i := range 2000 {
+		d := filepath.Join(repo, fmt.Sprintf("d%02d", i%40))
+		check(os.MkdirAll(d, 0o755))
+		check(os.WriteFile(filepath.Join(d, fmt.Sprintf("f%04d.txt", i)), []byte(strings.Repeat(fmt.Sprintln("line", i), 20)), 0o644))
+	}
+	check(os.WriteFile(filepath.Join(repo, "prog/go.mod"), []byte("module prog\n\ngo 1.26\n"), 0o644))
+	check(os.WriteFile(filepath.Join(repo, "prog/main.go"), []byte("package main\n\nimport \"net/http\"\n\nfunc main() { http.Get(\"http://localhost\") }\n"), 0o644))
+	for _, args := range [][]string{{"init", "-q"}, {"add", "."}, {"-c", "user.name=b", "-c", "user.email=b@b", "commit", "-qm", "x"}} {
+		c := exec.Command("git", args...)
+		c.Dir = repo
+		run(c)
+	}
+}
+
+// measure runs every variant once a round, in an order that rotates.
+func measure(w workload, variants []variant, rounds int, dir string) map[string][]time.Duration {
+	times := map[string][]time.Duration{}
+	for r := -1; r < rounds; r++ { // round -1 warms up
+		for i := range variants {
+			v := variants[(i+r+1)%len(variants)]
+			argv := append(slices.Clone(v.prefix), w.argv...)
+			c := exec.Command(argv[0], argv[1:]...)
+			c.Dir = dir
+			start := time.Now()
+			out, err := c.CombinedOutput()
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "bench: %s, %s: %v\n%s", w.name, v.name, err, out)
+				os.Exit(1)
+			}
+			if r >= 0 {
+				times[v.name] = append(times[v.name], time.Since(start))
+			}
+		}
+	}
+	return times
+}
+
+func report(w workload, times map[string][]time.Duration, asJSON bool) {
+	var rows []result
+	for name, t := range times {
+		ratios := make([]float64, len(t))
+		ms := make([]float64, len(t))
+		for i := range t {
+			ms[i] = t[i].Seconds() * 1e3
+			ratios[i] = float64(t[i]) / float64(times["bare"][i])
+		}
+		rows = append(rows, result{w.name, name, len(t), quantile(ms, 0.5), quantile(ms, 0.1), quantile(ms, 0.9), quantile(ratios, 0.5)})
+	}
+	slices.SortFunc(rows, func(a, b result) int {
+		if a.Median < b.Median {
+			return -1
+		}
+		return 1
+	})
+	if asJSON {
+		for _, r := range rows {
+			json.NewEncoder(os.Stdout).Encode(r)
+		}
+		return
+	}
+	fmt.Printf("\n%-22s %8s  %-16s %s\n", w.name, "median", "p10–p90", "× bare")
+	for _, r := range rows {
+		fmt.Printf("%-22s %6.2f ms  [%.2f–%.2f]  %.2f\n", r.Variant, r.Median, r.P10, r.P90, r.Ratio)
+	}
+}
+
+func quantile(v []float64, q float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	return s[int(q*float64(len(s)-1)+0.5)]
+}
+
+func run(c *exec.Cmd) {
+	if out, err := c.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v: %v\n%s", c.Args, err, out)
+		os.Exit(1)
+	}
+}
+
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
