@@ -1,0 +1,79 @@
+package policy
+
+import "net/netip"
+
+// NetworkPolicy lets some programs reach some endpoints.
+type NetworkPolicy struct {
+	Key       string // its key in network_policies
+	Name      string // what people call it; the key, unless the document says otherwise
+	Endpoints []Endpoint
+	Binaries  []Binary // matched against the executable and its ancestors; none matches nothing
+	Line      int
+}
+
+// Binary names executables by a glob over path segments.
+type Binary struct {
+	Path string
+	Line int
+}
+
+// Protocol is how the proxy reads a connection.
+type Protocol string
+
+// The protocols. Raw is the default: the bytes are not read.
+const (
+	Raw       Protocol = ""
+	TCP       Protocol = "tcp"
+	REST      Protocol = "rest"
+	WebSocket Protocol = "websocket"
+	GraphQL   Protocol = "graphql"
+	JSONRPC   Protocol = "json-rpc"
+	MCP       Protocol = "mcp"
+)
+
+// Endpoint is one destination.
+type Endpoint struct {
+	Host        string   // canonical pattern; empty with AllowedIPs only
+	Ports       []uint16 // at least one
+	Path        string   // selects among endpoints of one host and port; empty: all
+	Protocol    Protocol
+	TLSSkip     bool // tls: skip, an opaque tunnel
+	Audit       bool // enforcement: audit; the zero value enforces
+	Access      string
+	Rules       []Rule
+	DenyRules   []Match
+	AllowedIPs  []netip.Prefix
+	PinRefresh  bool // pin: refresh; the zero value freezes addresses for the session
+	RelayDirect bool // relay: direct
+
+	AllowEncodedSlash bool
+	Line              int
+}
+
+// Rule allows what it matches.
+type Rule struct {
+	Allow Match
+	Line  int
+}
+
+// Match selects requests. An empty field matches everything that has one.
+type Match struct {
+	Method, Path  string
+	Query         map[string][]string // any of the globs
+	OperationType string
+	OperationName string
+	Fields        []string
+	Tool          []string
+	Params        map[string][]string
+	Line          int
+}
+
+// Middleware transforms requests on their way.
+type Middleware struct {
+	Key, Name, Middleware string
+	Order                 int32
+	FailOpen              bool
+	Include, Exclude      []string
+	Config                map[string]any
+	Line                  int
+}
