@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -34,8 +35,8 @@ var (
 	// died or a signal took it out of the call. Nothing is left to be answered.
 	ErrDead = errors.New("notify: the caller does not wait any more")
 
-	// ErrClosed: the listener was closed on our side.
-	ErrClosed = errors.New("notify: listener is closed")
+	// ErrClosed: the listener was closed on our side. It is an os.ErrClosed.
+	ErrClosed = fmt.Errorf("notify: listener: %w", os.ErrClosed)
 )
 
 // Notification is one stopped system call.
