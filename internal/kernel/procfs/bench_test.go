@@ -37,6 +37,20 @@ func BenchmarkExe(b *testing.B) {
 	}
 }
 
+func BenchmarkExeAt(b *testing.B) {
+	dir, err := Dir(os.Getpid())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer unix.Close(dir)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := ExeAt(dir); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkSocketInode(b *testing.B) {
 	s, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

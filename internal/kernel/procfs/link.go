@@ -21,7 +21,7 @@ const linkSize = 4096
 func FDLink(tid, fd int) (string, error) {
 	var p name
 	p.fd(tid, fd)
-	return link(&p)
+	return link(atFDCWD, &p)
 }
 
 // SocketInode returns the inode number of the socket that is the thread's
@@ -30,7 +30,7 @@ func SocketInode(tid, fd int) (uint64, error) {
 	var p name
 	p.fd(tid, fd)
 	var buf [64]byte
-	n, err := readlinkName(&p, buf[:])
+	n, err := readlinkName(atFDCWD, &p, buf[:])
 	if err != nil {
 		return 0, fault(&p, err)
 	}
@@ -88,7 +88,7 @@ const deletedMark = " (deleted)"
 func Exe(tid int) (ExeFile, error) {
 	var p name
 	p.of(tid, "/exe")
-	return exe(&p)
+	return exe(atFDCWD, &p)
 }
 
 // OpenExe opens the file that the thread executes with flags, O_RDONLY or
@@ -103,22 +103,41 @@ func OpenExe(tid, flags int) (fd int, err error) {
 	return fd, nil
 }
 
+// Dir opens the directory /proc/TID as an O_PATH descriptor, which the caller
+// owns. It names this one thread for good: when the thread has ended, whatever
+// is looked up in it fails, even if the number belongs to somebody else by then.
+func Dir(tid int) (fd int, err error) {
+	var p name
+	p.of(tid, "")
+	if fd, err = openName(&p, unix.O_PATH|unix.O_DIRECTORY); err != nil {
+		return -1, fault(&p, err)
+	}
+	return fd, nil
+}
+
+// ExeAt is [Exe] for a thread whose directory [Dir] has opened. It borrows dir.
+func ExeAt(dir int) (ExeFile, error) {
+	var p name
+	p.text("exe")
+	return exe(uintptr(dir), &p)
+}
+
 // ExeOf describes the file behind a descriptor of this process, such as one
 // that [OpenExe] returned. It borrows fd.
 func ExeOf(fd int) (ExeFile, error) {
 	var p name
 	p.text("/proc/self/fd/")
 	p.number(fd)
-	return exe(&p)
+	return exe(atFDCWD, &p)
 }
 
-func exe(p *name) (ExeFile, error) {
-	path, err := link(p)
+func exe(dir uintptr, p *name) (ExeFile, error) {
+	path, err := link(dir, p)
 	if err != nil {
 		return ExeFile{}, err
 	}
 	var st unix.Stat_t
-	if err := statName(p, &st); err != nil {
+	if err := statName(dir, p, &st); err != nil {
 		return ExeFile{}, fault(p, err)
 	}
 	f := ExeFile{
@@ -138,9 +157,9 @@ func leadsTo(path string, st *unix.Stat_t) bool {
 	return unix.Lstat(path, &now) == nil && now.Dev == st.Dev && now.Ino == st.Ino
 }
 
-func link(p *name) (string, error) {
+func link(dir uintptr, p *name) (string, error) {
 	var buf [linkSize]byte
-	n, err := readlinkName(p, buf[:])
+	n, err := readlinkName(dir, p, buf[:])
 	if err != nil {
 		return "", fault(p, err)
 	}

@@ -269,6 +269,14 @@ func TestExe(t *testing.T) {
 			if d := cmp.Diff(want, got); d != "" {
 				t.Errorf("Exe (-want +got):\n%s", d)
 			}
+			dir, err := Dir(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(dir)
+			if at, err := ExeAt(dir); err != nil || at != got {
+				t.Errorf("ExeAt = %+v, %v, want %+v", at, err, got)
+			}
 			fd, err := OpenExe(pid, unix.O_RDONLY)
 			if err != nil {
 				t.Fatal(err)
@@ -278,6 +286,27 @@ func TestExe(t *testing.T) {
 				t.Errorf("ExeOf = %+v, %v, want %+v", again, err, got)
 			}
 		})
+	}
+}
+
+// TestDir shows that an open directory does not outlive its process.
+func TestDir(t *testing.T) {
+	c := exec.Command("/proc/self/exe")
+	c.Env = []string{helper + "=wait"}
+	if err := c.Start(); err != nil { // stdin is empty, so it ends by itself
+		t.Fatal(err)
+	}
+	dir, err := Dir(c.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dir)
+	c.Wait()
+	if _, err := ExeAt(dir); !Gone(err) {
+		t.Errorf("ExeAt after the end: %v, want gone", err)
+	}
+	if _, err := Dir(unusedPID); !Gone(err) {
+		t.Errorf("Dir(%d) error = %v, want gone", unusedPID, err)
 	}
 }
 

@@ -24,12 +24,13 @@ func openName(p *name, flags int) (int, error) {
 }
 
 // readlinkName reads the target of p into buf and returns its length. A length
-// of len(buf) means that the target may have been cut.
-func readlinkName(p *name, buf []byte) (int, error) {
+// of len(buf) means that the target may have been cut. A relative p starts at
+// the directory dir.
+func readlinkName(dir uintptr, p *name, buf []byte) (int, error) {
 	if len(buf) == 0 {
 		return 0, unix.EINVAL
 	}
-	n, _, e := unix.Syscall6(unix.SYS_READLINKAT, atFDCWD, uintptr(unsafe.Pointer(&p.b[0])),
+	n, _, e := unix.Syscall6(unix.SYS_READLINKAT, dir, uintptr(unsafe.Pointer(&p.b[0])),
 		uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)), 0, 0)
 	if e != 0 {
 		return 0, e
@@ -37,9 +38,9 @@ func readlinkName(p *name, buf []byte) (int, error) {
 	return int(n), nil
 }
 
-// statName fills st for the file behind p; links are followed.
-func statName(p *name, st *unix.Stat_t) error {
-	_, _, e := unix.Syscall6(sysFstatat, atFDCWD, uintptr(unsafe.Pointer(&p.b[0])),
+// statName fills st for the file behind p, relative to dir; links are followed.
+func statName(dir uintptr, p *name, st *unix.Stat_t) error {
+	_, _, e := unix.Syscall6(sysFstatat, dir, uintptr(unsafe.Pointer(&p.b[0])),
 		uintptr(unsafe.Pointer(st)), 0, 0, 0)
 	if e != 0 {
 		return e
