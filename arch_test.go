@@ -32,14 +32,17 @@ var floors = []struct {
 	{"internal/policy/...", 1},
 	{"internal/secret/...", 1},
 	{"internal/event/...", 1},
+	{"internal/kube/...", 1},
 	{"internal/confine/...", 2},
 	{"internal/egress/...", 2},
 	{"internal/supervisor/...", 3},
 	{"internal/attack/...", 3},
+	{"internal/pod/...", 3},
 	{"internal/cli/...", 3},
 	{"internal/testkit/...", 4}, // only tests import it
 	{"cmd/...", 5},
 	{"test/...", 5},
+	{"deploy/...", 5},
 }
 
 // edges are the imports that floors alone would refuse.
@@ -56,7 +59,10 @@ var edges = []struct{ from, to, why string }{
 	{"internal/egress/proxy", "internal/egress/address", "judges every address before it dials"},
 	{"internal/egress/proxy", "internal/egress/identity", "serves connections that an identity came with"},
 	{"internal/egress/dns", "internal/egress/address", "answers only with addresses that could be dialled"},
+	{"internal/pod", "internal/supervisor", "a pod's entry point starts the supervisor in its own process"},
 	{"test/...", "test/...", "a harness and its parts"},
+	{"test/kubernetes/...", "deploy/image/oci", "test images are written like the real ones"},
+	{"deploy/image", "deploy/image/oci", "what is in the image, and how an image is written"},
 }
 
 // doors lists who may import a third-party module.
@@ -72,7 +78,8 @@ var doors = []struct {
 	{"golang.org/x/net/idna", []string{"internal/policy/match"}},
 	{"golang.org/x/net/bpf", []string{"internal/kernel/...", "internal/confine/...", "tests"}},
 	{"golang.org/x/net/dns/dnsmessage", []string{"internal/egress/dns", "tests"}},
-	{"golang.org/x/sys/unix", []string{"internal/kernel/...", "internal/confine/...", "internal/egress/...", "internal/supervisor", "internal/attack/...", "tests"}},
+	{"golang.org/x/sys/unix", []string{"internal/kernel/...", "internal/confine/...", "internal/egress/...", "internal/supervisor", "internal/pod", "internal/attack/...", "tests"}},
+	{"golang.org/x/crypto/x509roots/fallback", []string{"deploy/image"}},
 	{"golang.org/x/sync", []string{"internal/egress/...", "internal/supervisor", "internal/attack/...", "tests"}},
 	{"golang.org/x/term", []string{"internal/kernel/pty", "internal/supervisor", "internal/cli", "tests"}},
 	{"github.com/creack/pty", []string{"internal/kernel/pty", "internal/supervisor", "tests"}},
