@@ -46,8 +46,27 @@ type Endpoint struct {
 	PinRefresh  bool // pin: refresh; the zero value freezes addresses for the session
 	RelayDirect bool // relay: direct
 
-	AllowEncodedSlash bool
-	Line              int
+	L7   L7 // how requests are read and what is done to them
+	Line int
+}
+
+// L7 are the settings of inspected endpoints.
+type L7 struct {
+	AllowEncodedSlash            bool
+	WebSocketCredentialRewrite   bool
+	RequestBodyCredentialRewrite bool
+	AllowUninspectedCredentials  bool
+	PersistedQueries             string // "deny", or "allow_registered"
+	RegisteredQueries            map[string]Match
+	GraphQLMaxBody               int64 // bytes; 0: the default
+	JSONRPCMaxBody               int64
+	MCPMaxBody                   int64
+	MCPLooseToolNames            bool // strict_tool_names: false
+	MCPAllKnownMethods           bool
+	CredentialSigning            string
+	SigningService               string
+	SigningRegion                string
+	CredentialProvider           string
 }
 
 // Rule allows what it matches.
