@@ -55,6 +55,7 @@ func Warm(c Cache) bool { return len(missing(c)) == 0 }
 func missing(c Cache) []component {
 	all := []component{
 		{c.DebianDir(), makeDebian},
+		{c.AgentDir(), makeAgent},
 		{c.RuncDir(), makeRunc},
 		{c.ContainerdDir(), makeContainerd},
 		{c.KubernetesDir(), makeKubernetes},

@@ -60,6 +60,15 @@ func cniConfig(d Dirs) string {
 `, d.path("ipam"), PodRange)
 }
 
+// auditPolicy keeps what pod security has to say about pods, and nothing else.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, verbs: [create], resources: [{group: "", resources: [pods]}]}
+- {level: None}
+`
+
 const configBoth = `root = "ROOT/containerd/root"
 state = "ROOT/containerd/state"
 [grpc]
@@ -107,6 +116,7 @@ func expand(d Dirs, rt Runtime, text string) string {
 
 func writeConfigs(d Dirs, rt Runtime, cgroupRoot string) error {
 	for file, text := range map[string]string{
+		"audit.yaml":             auditPolicy,
 		"kubelet.yaml":           kubeletConfig(d, cgroupRoot),
 		"cni/10-bed.conflist":    cniConfig(d),
 		"containerd/config.toml": rt.Config(d, rt),

@@ -6,15 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
 )
-
-func parseCIDR(s string) (net.IP, *net.IPNet, error) { return net.ParseCIDR(s) }
 
 func (n *node) kubernetes(name string) string { return filepath.Join(n.Cache.KubernetesDir(), name) }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -97,7 +98,7 @@ func (n *node) network() error {
 	if err != nil {
 		return err
 	}
-	_, services, err := parseCIDR(ServiceCIDR)
+	_, services, err := net.ParseCIDR(ServiceCIDR)
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func (n *node) network() error {
 		netlink.LinkSetUp(lo),
 		netlink.AddrAdd(lo, addr),
 		// a route must exist before kube-proxy's rules see a packet
-		netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: services}),
+		netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: services, Src: addr.IP}),
 		os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
 	)
 	if err != nil {

@@ -74,6 +74,11 @@ func start(ctx context.Context, s spec, rt Runtime, o Options) (int, error) {
 	if err := errors.Join(writePKI(s.Dirs, time.Now()), writeConfigs(s.Dirs, rt, s.CgroupRoot)); err != nil {
 		return 0, err
 	}
+	pauseTar, err := pause(ctx, s.Dirs)
+	if err != nil {
+		return 0, err
+	}
+	s.Images = append([]string{pauseTar}, s.Images...)
 	raw, err := json.Marshal(s)
 	if err != nil {
 		return 0, err

@@ -65,6 +65,9 @@ func (c Cache) RuncDir() string { return c.path("runc-" + Runc) }
 // Debian's containerd and runc.
 func (c Cache) DebianDir() string { return c.path("debian-node-1") }
 
+// AgentDir holds the Debian userland of the agents in tests.
+func (c Cache) AgentDir() string { return c.path("debian-agent-1") }
+
 // Runtime finds a generation by its name.
 func (c Cache) Runtime(name string) (Runtime, error) {
 	for _, rt := range c.Runtimes() {
