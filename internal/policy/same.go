@@ -1,0 +1,48 @@
+package policy
+
+import "reflect"
+
+// same compares two policies, the places of their parts aside.
+func same(a, b *Policy) bool {
+	x, y := *a, *b
+	return reflect.DeepEqual(withoutLines(reflect.ValueOf(x)).Interface(), withoutLines(reflect.ValueOf(y)).Interface())
+}
+
+// withoutLines copies v with every field named Line set to zero.
+func withoutLines(v reflect.Value) reflect.Value {
+	switch v.Kind() {
+	case reflect.Struct:
+		if v.Type().PkgPath() != reflect.TypeFor[Policy]().PkgPath() {
+			return v
+		}
+		c := reflect.New(v.Type()).Elem()
+		c.Set(v)
+		for i := range c.NumField() {
+			if v.Type().Field(i).Name == "Line" {
+				c.Field(i).SetZero()
+				continue
+			}
+			c.Field(i).Set(withoutLines(v.Field(i)))
+		}
+		return c
+	case reflect.Slice:
+		if v.IsNil() {
+			return v
+		}
+		c := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+		for i := range v.Len() {
+			c.Index(i).Set(withoutLines(v.Index(i)))
+		}
+		return c
+	case reflect.Map:
+		if v.IsNil() {
+			return v
+		}
+		c := reflect.MakeMapWithSize(v.Type(), v.Len())
+		for _, k := range v.MapKeys() {
+			c.SetMapIndex(k, withoutLines(v.MapIndex(k)))
+		}
+		return c
+	}
+	return v
+}
