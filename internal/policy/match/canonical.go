@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -33,6 +34,9 @@ var ErrHost = errors.New("not a host")
 func CanonicalHost(s string) (string, error) {
 	if s == "" || len(s) > 4*maxHost {
 		return "", fmt.Errorf("%w: a host is 1 to %d characters long", ErrHost, maxHost)
+	}
+	if !utf8.ValidString(s) {
+		return "", fmt.Errorf("%w: %q is not UTF-8", ErrHost, s)
 	}
 	if a, err := netip.ParseAddr(s); err == nil {
 		if a.Zone() != "" {
