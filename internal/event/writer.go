@@ -54,11 +54,14 @@ func OpenWriter(name string) (*Writer, error) {
 		flags |= syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 	}
 	f, err := os.OpenFile(name, flags, 0o600)
-	if errors.Is(err, syscall.ELOOP) {
-		return nil, fmt.Errorf("event: %s: %w", name, ErrUnsafeFile)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("event: %w", err)
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, syscall.ELOOP):
+		return nil, fmt.Errorf("%s: %w", name, ErrUnsafeFile)
+	case errors.As(err, &errno):
+		return nil, fmt.Errorf("%s: %w", name, errno)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	w := &Writer{file: f, name: name, size: -1}
 	if device {
@@ -67,12 +70,12 @@ func OpenWriter(name string) (*Writer, error) {
 	info, err := f.Stat()
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("event: %w", err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || !info.Mode().IsRegular() || st.Nlink != 1 || int(st.Uid) != os.Geteuid() {
 		f.Close()
-		return nil, fmt.Errorf("event: %s: %w", name, ErrUnsafeFile)
+		return nil, fmt.Errorf("%s: %w", name, ErrUnsafeFile)
 	}
 	w.size = info.Size()
 	return w, nil
