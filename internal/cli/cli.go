@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"sallyport/internal/event"
 )
 
 // Exit statuses that are ours; every other status is the agent's.
@@ -106,18 +109,46 @@ func isCobraUsage(err error) bool {
 	return strings.HasPrefix(err.Error(), "unknown command ")
 }
 
+// detailer is an error that has more to show than its text, such as the place
+// in a file with a caret below it.
+type detailer interface{ Detail() string }
+
+// say tells a person about an error: its text, or its detail where it has one,
+// and its remedy.
 func say(w io.Writer, err error) {
-	sayf(w, "%s", err)
+	text := err.Error()
+	var d detailer
+	if errors.As(err, &d) {
+		text = d.Detail()
+	}
+	sayf(w, "%s", text)
 	var h hinter
 	if errors.As(err, &h) && h.Hint() != "" {
 		sayf(w, "hint: %s", h.Hint())
 	}
 }
 
-// sayf writes a sentence to a person: every line of it behind the prefix.
+// sayf writes a sentence to a person: every line of it behind the prefix, all
+// at once, and nothing in it that a terminal would obey.
 func sayf(w io.Writer, format string, args ...any) {
-	text := strings.TrimRight(fmt.Sprintf(format, args...), "\n")
-	for line := range strings.Lines(text) {
-		fmt.Fprint(w, prefix, strings.TrimRight(line, "\n"), "\n")
+	var b strings.Builder
+	for line := range strings.Lines(strings.TrimRight(fmt.Sprintf(format, args...), "\n")) {
+		b.WriteString(prefix)
+		b.WriteString(visible(strings.TrimRight(line, "\n")))
+		b.WriteByte('\n')
 	}
+	io.WriteString(w, b.String())
+}
+
+// visible escapes what cannot be printed and leaves the rest, backslashes too.
+func visible(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r == '\t' || strconv.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		b.WriteString(event.Escape(string(r)))
+	}
+	return b.String()
 }

@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"sallyport/internal/testkit"
+)
+
+// TestMain lets this test binary be the sallyport that the scripts call.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"sallyport": func() { os.Exit(Main(os.Args...)) },
+	})
+}
+
+// TestScript runs testdata/*.txtar, which read as the manual of each command.
+// A script finds itself in a directory that everybody can reach, because
+// root's agent is not root.
+func TestScript(t *testing.T) {
+	root, err := testkit.PublicDir(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		WorkdirRoot:         root,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("HOME", e.WorkDir+"/home")
+			e.Setenv("XDG_STATE_HOME", "")
+			return os.Chmod(e.WorkDir, 0o777)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": statusCmd, "mode": modeCmd},
+	})
+}
+
+// statusCmd is "status N PROGRAM ARG...": the program must exit with N. Its
+// output is there for stdout and stderr.
+func statusCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status N PROGRAM ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("status %d, want %d", got, want)
+	}
+}
+
+// modeCmd is "mode OCTAL FILE": the file must have these permissions.
+func modeCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: mode OCTAL FILE")
+	}
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := strconv.FormatUint(uint64(info.Mode().Perm()), 8); got != args[0] {
+		ts.Fatalf("mode of %s is %s, want %s", args[1], got, args[0])
+	}
+}
