@@ -15,8 +15,8 @@ import (
 
 func (n *node) kubernetes(name string) string { return filepath.Join(n.Cache.KubernetesDir(), name) }
 
-// controlPlane starts etcd and the API server, and the container runtime
-// beside them, because loading images takes as long.
+// controlPlane starts etcd, the API server and the container runtime. Images
+// are loaded beside everything that follows, because that takes longest.
 func (n *node) controlPlane() error {
 	if err := n.connect(); err != nil {
 		return err
@@ -46,13 +46,19 @@ func (n *node) controlPlane() error {
 	if err := n.until("container runtime answers", time.Minute, func() bool { return n.ctr("version") == nil }); err != nil {
 		return err
 	}
+	n.loaded = make(chan error, 1)
+	go func() { n.loaded <- n.loadImages() }()
+	return n.until("api server is ready", time.Minute, func() bool { _, err := n.get("/readyz"); return err == nil })
+}
+
+func (n *node) loadImages() error {
 	for _, img := range n.Images {
-		if err := n.ctr("images", "import", "--no-unpack=false", img); err != nil {
+		if err := n.ctr("images", "import", img); err != nil {
 			return err
 		}
 	}
 	n.say("%d images loaded", len(n.Images))
-	return n.until("api server is ready", time.Minute, func() bool { _, err := n.get("/readyz"); return err == nil })
+	return nil
 }
 
 func (n *node) ctr(args ...string) error {
@@ -85,10 +91,14 @@ func (n *node) join() error {
 	if err := n.until("node is ready", time.Minute, n.nodeReady); err != nil {
 		return err
 	}
-	return n.until("service account exists", time.Minute, func() bool {
+	err := n.until("service account exists", time.Minute, func() bool {
 		_, err := n.get("/api/v1/namespaces/default/serviceaccounts/default")
 		return err == nil
 	})
+	if err != nil {
+		return err
+	}
+	return <-n.loaded
 }
 
 func (n *node) nodeReady() bool {

@@ -35,7 +35,9 @@ func prepareHost(s *spec) (undo func() error, err error) {
 				errs = append(errs, fmt.Errorf("bed: restoring %s: %w", f, err))
 			}
 		}
-		for _, r := range roots {
+		// runc may have made one more, in a hierarchy that was not asked
+		all, _ := filepath.Glob("/sys/fs/cgroup/*" + s.CgroupRoot)
+		for _, r := range append(all, roots...) {
 			errs = append(errs, removeCgroup(r))
 		}
 		return errors.Join(errs...)
@@ -98,7 +100,7 @@ func inheritCpuset(parent, child string) error {
 // take a moment to leave it.
 func removeCgroup(root string) error {
 	var err error
-	for range 100 {
+	for range 200 {
 		var dirs []string
 		filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 			if err == nil && e.IsDir() {

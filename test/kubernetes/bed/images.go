@@ -72,11 +72,13 @@ var agentPackages = []string{
 }
 
 // prunes are the parts of packages that no test reads.
-var prunes = []string{"usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/i18n", "var/cache", "var/lib/dpkg"}
+var prunes = []string{"usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/i18n", "usr/include", "var/cache", "var/lib/dpkg",
+	"usr/lib/*/*.a", "usr/lib/*/perl/*/CORE", "usr/lib/postgresql/15/lib/bitcode", "usr/lib/postgresql/15/lib/llvmjit*",
+	"usr/lib/*/libLLVM*", "usr/lib/*/libz3*"} // the last four: PostgreSQL's compiler
 
 // AgentImage is a cached OCI layer with a Debian userland: sh, curl, git,
 // python3, node, npm, psql and PostgreSQL. Nothing of it is installed here.
-func AgentImage(ctx context.Context, c Cache) (oci.Layer, error) {
+func AgentImage(c Cache) (oci.Layer, error) {
 	raw, err := os.ReadFile(filepath.Join(c.AgentDir(), "layer.tar"))
 	if err != nil {
 		return oci.Layer{}, fmt.Errorf("bed: agent image: %w", err)
@@ -116,14 +118,14 @@ func makeAgent(ctx context.Context, b *builder, dir string) error {
 // needs it.
 func finishAgent(root string) error {
 	for _, p := range prunes {
-		if err := os.RemoveAll(filepath.Join(root, p)); err != nil {
+		found, err := filepath.Glob(filepath.Join(root, p))
+		if err != nil {
 			return err
 		}
-	}
-	llvm, _ := filepath.Glob(filepath.Join(root, "usr/lib/*/libLLVM*")) // only for PostgreSQL's compiler
-	for _, f := range llvm {
-		if err := os.Remove(f); err != nil {
-			return err
+		for _, f := range found {
+			if err := os.RemoveAll(f); err != nil {
+				return err
+			}
 		}
 	}
 	for name, text := range map[string]string{

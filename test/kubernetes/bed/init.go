@@ -45,6 +45,7 @@ type node struct {
 	began   time.Time
 	died    chan string // a daemon that ended
 	client  *http.Client
+	loaded  chan error // how loading the images went
 }
 
 func runInit(file string) (int, error) {
@@ -59,7 +60,7 @@ func runInit(file string) (int, error) {
 	if n.runtime, err = n.Cache.Runtime(n.spec.Runtime); err != nil {
 		return 0, err
 	}
-	for _, step := range []func() error{mounts, n.network, n.path, n.controlPlane, n.join} {
+	for _, step := range []func() error{mounts, n.imageStore, n.network, n.path, n.controlPlane, n.join} {
 		if err := step(); err != nil {
 			return 0, errors.Join(err, n.evidence())
 		}
@@ -83,6 +84,28 @@ func mounts() error {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil {
 			return fmt.Errorf("bed: mounting %s: %w", dir, err)
 		}
+	}
+	return nil
+}
+
+// roomForImages is how much free memory makes a store of images in memory safe,
+// in KiB: the images of a test need less than one sixth of it.
+const roomForImages = 6 << 20
+
+// imageStore keeps images in memory where there is enough of it: a disk takes
+// twenty seconds to write what is thrown away a minute later.
+func (n *node) imageStore() error {
+	raw, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return fmt.Errorf("bed: %w", err)
+	}
+	_, rest, _ := strings.Cut(string(raw), "MemAvailable:")
+	var free int
+	if _, err := fmt.Sscan(rest, &free); err != nil || free < roomForImages {
+		return nil
+	}
+	if err := unix.Mount("tmpfs", n.Dirs.path("containerd/root"), "tmpfs", 0, "mode=0711"); err != nil {
+		return fmt.Errorf("bed: mounting the image store: %w", err)
 	}
 	return nil
 }

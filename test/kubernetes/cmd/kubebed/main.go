@@ -3,6 +3,7 @@
 //
 //	kubebed build                       fill the cache
 //	kubebed warm                        exit status 0 if the cache is full
+//	kubebed image -o F -name N [FROM=TO...]   write an agent's image with files of ours
 //	kubebed run [-runtime R] [-image F]... CMD...   run a command in a cluster
 package main
 
@@ -12,8 +13,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
+	"sallyport/deploy/image/oci"
 	"sallyport/test/kubernetes/bed"
 )
 
@@ -35,7 +38,7 @@ func run(ctx context.Context, args []string) (int, error) {
 		return 0, err
 	}
 	if len(args) == 0 {
-		return 0, fmt.Errorf("kubebed: expected build, warm or run")
+		return 0, fmt.Errorf("kubebed: expected build, warm, image or run")
 	}
 	switch args[0] {
 	case "build":
@@ -45,10 +48,12 @@ func run(ctx context.Context, args []string) (int, error) {
 			return 1, nil
 		}
 		return 0, nil
+	case "image":
+		return 0, image(ctx, cache, args[1:])
 	case "run":
 		return start(ctx, cache, args[1:])
 	}
-	return 0, fmt.Errorf("kubebed: %q: expected build, warm or run", args[0])
+	return 0, fmt.Errorf("kubebed: %q: expected build, warm, image or run", args[0])
 }
 
 func start(ctx context.Context, cache bed.Cache, args []string) (int, error) {
@@ -67,4 +72,29 @@ func start(ctx context.Context, cache bed.Cache, args []string) (int, error) {
 		return 0, err
 	}
 	return bed.Run(ctx, o)
+}
+
+func image(ctx context.Context, cache bed.Cache, args []string) error {
+	flags := flag.NewFlagSet("image", flag.ExitOnError)
+	out := flags.String("o", "agent.tar", "OCI archive to write")
+	name := flags.String("name", "bed.local/agent:1", "name of the image")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if err := bed.Build(ctx, cache, os.Stderr); err != nil {
+		return err
+	}
+	layer, err := bed.AgentImage(cache)
+	if err != nil {
+		return err
+	}
+	var files []bed.File
+	for _, a := range flags.Args() {
+		from, to, ok := strings.Cut(a, "=")
+		if !ok {
+			return fmt.Errorf("kubebed: %q: expected FROM=TO", a)
+		}
+		files = append(files, bed.File{From: from, To: to})
+	}
+	return bed.WriteImage(*out, *name, nil, []oci.Layer{layer}, files...)
 }
