@@ -35,17 +35,18 @@ const maxDirect = 30
 // than a sentence where it is a room.
 func TestPackageDocs(t *testing.T) {
 	_, all := sources(t)
-	docs := map[string][]string{}
+	docs, mains := map[string][]string{}, map[string]bool{}
 	for _, s := range all {
 		if s.test && s.dir != "." {
 			continue
 		}
+		mains[s.dir] = s.file.Name.Name == "main"
 		docs[s.dir] = append(docs[s.dir], strings.TrimSpace(s.file.Doc.Text()))
 	}
 	for dir, texts := range docs {
 		texts = slices.DeleteFunc(texts, func(s string) bool { return s == "" })
 		name := "Package " + filepath.Base(dir) + " "
-		if strings.HasPrefix(dir, "cmd/") || strings.Contains(dir, "/cmd/") || dir == "test/bench" {
+		if mains[dir] {
 			name = "Command "
 		}
 		switch {
