@@ -63,7 +63,7 @@ func findCommand(name, dir string, env []string) (string, error) {
 			return p, nil
 		}
 		var e *ExitError
-		if errors.As(err, &e) && e.Status == ExitCannotExec {
+		if errors.As(err, &e) && e.Status == ExitCannotExec && !errors.Is(err, fs.ErrPermission) {
 			last = err
 		}
 	}

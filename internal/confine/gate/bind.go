@@ -33,9 +33,9 @@ func (w *worker) bind() verdict {
 	return fail(unix.EAFNOSUPPORT)
 }
 
-// streamBind binds to loopback whatever address was asked for: a server inside
-// is for the inside. The wildcard becomes 127.0.0.1, also for a v6 socket that
-// would have served both families.
+// streamBind binds to the sandbox's loopback address whatever loopback address
+// or wildcard was asked for: a server inside is for the inside. A published
+// port is bound where the host's own programs look for it.
 func (w *worker) streamBind(tw *twin, s sockaddr) verdict {
 	a, port := s.inet.Addr(), s.inet.Port()
 	if !a.IsUnspecified() && !a.IsLoopback() {
@@ -47,11 +47,9 @@ func (w *worker) streamBind(tw *twin, s sockaddr) verdict {
 	if tw.bound.IsValid() {
 		return fail(unix.EINVAL)
 	}
-	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
-	if tw.kind == kindStream6 && a == netip.IPv6Loopback() {
-		to = netip.AddrPortFrom(a, port)
-	} else if a.Is4() && a.IsLoopback() {
-		to = netip.AddrPortFrom(a, port)
+	to := netip.AddrPortFrom(w.g.o.Loopback, port)
+	if w.g.o.Published(port) {
+		to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
 	}
 	errno := bindTo(tw, to)
 	if errno == unix.EADDRINUSE {
@@ -105,7 +103,7 @@ func (w *worker) listen() verdict {
 	}
 	if stream && w.g.o.Listen != nil {
 		if local, err := localAddr(tw.fd); err == nil {
-			w.g.o.Listen(local, inode, true)
+			w.g.o.Listen(local, inode)
 		}
 	}
 	w.finish("listen", inode, tw, 0)

@@ -56,13 +56,18 @@ type Options struct {
 	// UDP socket, and calls closed when its other end is gone. nil: UDP sockets
 	// are refused.
 	Datagram func(fd int, closed func()) Datagrams
-	Unix     []string                                      // pathname sockets of the host that may be reached
-	Writable []string                                      // directories below which the agent may bind pathname sockets
-	BindPort func(port uint16) bool                        // loopback ports to listen on; 0 asks for an ephemeral one
-	Denied   func(Denial)                                  // told of every refusal
-	Members  func() []int                                  // process ids in the sandbox, for sweeping twins
-	Now      func() (unixNano int64)                       // wall clock
-	Listen   func(a netip.AddrPort, inode uint64, on bool) // told of servers inside the sandbox; may be nil
+	Unix     []string // pathname sockets of the host that may be reached
+	Writable []string // directories below which the agent may bind pathname sockets
+	// Loopback is the address on which servers inside the sandbox listen. An
+	// address of 127/8 that nothing else uses keeps them apart from the servers
+	// of the host and of other sandboxes, on the same port too.
+	Loopback  netip.Addr
+	Published func(port uint16) bool               // ports that listen on 127.0.0.1 instead
+	BindPort  func(port uint16) bool               // loopback ports to listen on; 0 asks for an ephemeral one
+	Denied    func(Denial)                         // told of every refusal
+	Members   func() []int                         // process ids in the sandbox, for sweeping twins
+	Now       func() (unixNano int64)              // wall clock
+	Listen    func(a netip.AddrPort, inode uint64) // told of servers inside the sandbox; may be nil
 }
 
 // workers is how many threads take calls. Two are enough for the cores of a

@@ -138,6 +138,7 @@ func (b *box) run(t testing.TB, argv ...string) (out string, status int) {
 			return gate.Route{To: b.proxy, Book: true}
 		},
 		Ledger: b.ledger, Unix: b.unix, Writable: []string{b.dir},
+		Loopback: netip.MustParseAddr("127.77.1.2"), Published: func(p uint16) bool { return false },
 		BindPort: func(p uint16) bool { return p == 0 },
 		Denied:   func(d gate.Denial) { b.mu.Lock(); b.denied = append(b.denied, d); b.mu.Unlock() },
 		Members:  func() []int { m, _ := procfs.Descendants(os.Getpid()); return m },
@@ -266,7 +267,7 @@ except OSError as e: print(e.errno)`, "13"},
 		{"foreign address", `
 try: socket.socket().bind(("93.184.216.34",0))
 except OSError as e: print(e.errno)`, "99"},
-		{"wildcard is loopback", `s=socket.socket(); s.bind(("",0)); s.listen(); print(s.getsockname()[0])`, "127.0.0.1"},
+		{"wildcard is loopback", `s=socket.socket(); s.bind(("",0)); s.listen(); print(s.getsockname()[0])`, "127.77.1.2"},
 		{"interfaces", `print(any(n=="lo" for _, n in socket.if_nameindex()))`, "True"},
 		{"udp", `
 try: socket.socket(2,2)

@@ -222,6 +222,10 @@ func wait4(pid int) {
 	}
 }
 
+// Guard is the process id of the agent's parent, which adopts every orphan of
+// the sandbox.
+func (p *Process) Guard() int { return p.guard }
+
 // Done is closed when the agent and everything below it has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 

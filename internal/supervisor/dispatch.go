@@ -1,0 +1,97 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/internal/confine/gate"
+)
+
+// dnsPort is where name servers listen; every address on it is the policy DNS.
+const dnsPort = 53
+
+// route is what the gate asks about each TCP destination. The proxy's own
+// address, name servers and, with capture, every address that could be reached
+// at all lead to the proxy's listener; the ledger remembers which was meant.
+func (s *sandbox) route(_ int, wanted netip.AddrPort) gate.Route {
+	a := wanted.Addr()
+	through := gate.Route{To: s.proxyAddr, Book: true}
+	switch {
+	case wanted == s.proxyAddr:
+		return through
+	case wanted.Port() == dnsPort && s.capture:
+		return through
+	case a.IsLoopback() || a.IsUnspecified():
+		return s.local(wanted)
+	case !s.capture:
+		return gate.Route{Errno: unix.EACCES, Reason: "only the proxy at " + s.proxyAddr.String() + " can be reached (network_capture is off)"}
+	}
+	if err := s.reachable(a); err != nil {
+		return gate.Route{Errno: unix.EACCES, Reason: err.Error()}
+	}
+	return through
+}
+
+// local routes to a loopback address: a server of the same sandbox, or nothing.
+func (s *sandbox) local(wanted netip.AddrPort) gate.Route {
+	if to, is := s.servers.find(wanted.Port()); is {
+		return gate.Route{To: to}
+	}
+	return gate.Route{Errno: unix.ECONNREFUSED, Reason: "loopback services of the host are closed; a policy opens one under host_services"}
+}
+
+// serve accepts until the listener is closed, and waits for its connections.
+func (s *sandbox) serve(ctx context.Context, l *net.TCPListener) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		c, err := l.AcceptTCP()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil && isTemporary(err):
+			// Out of descriptors: the backlog holds the next ones meanwhile.
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(50 * time.Millisecond):
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		wg.Go(func() { s.dispatch(ctx, c) })
+	}
+}
+
+func isTemporary(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) ||
+		errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EINTR)
+}
+
+// dispatch finds out who connected and what was wanted, and hands the
+// connection to the reader for that. A connection that the gate has not booked
+// comes from outside the sandbox and is closed.
+func (s *sandbox) dispatch(ctx context.Context, c *net.TCPConn) {
+	conn, err := s.ledger.Lookup(ctx, c.RemoteAddr().(*net.TCPAddr).AddrPort())
+	if err != nil {
+		s.stranger(c, err)
+		c.Close()
+		return
+	}
+	switch {
+	case conn.Wanted == s.proxyAddr:
+		s.proxy.ServeConn(ctx, c, conn)
+	case conn.Wanted.Port() == dnsPort:
+		s.dns.ServeTCP(ctx, c)
+	default:
+		name, _ := s.dns.Lookup(conn.Wanted.Addr())
+		s.proxy.ServeCaptured(ctx, c, conn, name, conn.Wanted)
+	}
+}

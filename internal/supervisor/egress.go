@@ -1,0 +1,75 @@
+package supervisor
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+
+	"sallyport/internal/egress/address"
+	"sallyport/internal/egress/dns"
+	"sallyport/internal/egress/identity"
+	"sallyport/internal/event"
+	"sallyport/internal/policy/rego"
+)
+
+// relay carries connections that the ledger knows.
+type relay interface {
+	ServeConn(ctx context.Context, c *net.TCPConn, conn *identity.Connection)
+	ServeCaptured(ctx context.Context, c *net.TCPConn, conn *identity.Connection, name string, wanted netip.AddrPort)
+}
+
+// buildEgress opens the one listener and builds what stands behind it. The
+// policy is compiled beside the agent's start; the first decision waits for it.
+func (s *sandbox) buildEgress() error {
+	l, addr, err := listenProxy(s.o.ProxyPort)
+	if err != nil {
+		return err
+	}
+	s.listener, s.proxyAddr = l, addr
+	s.engine = &engine{compiled: sync.OnceValues(func() (*rego.Engine, error) { return rego.Compile(s.policy, 1) })}
+	s.ledger = identity.New(identity.Options{Root: func() (int, int) {
+		<-s.running
+		return s.agent.PID, s.agent.Guard()
+	}})
+	s.dns, err = dns.New(dns.Options{Policy: s.engine, Refused: s.nameRefused})
+	return err
+}
+
+// engine is the policy engine, compiled at its first use or earlier.
+type engine struct {
+	compiled func() (*rego.Engine, error)
+}
+
+// Decide is rego.Engine's; a policy that cannot be compiled allows nothing.
+func (e *engine) Decide(ctx context.Context, in rego.Input) (rego.Result, error) {
+	r, err := e.compiled()
+	if err != nil {
+		return rego.Result{Reason: rego.ReasonError, Detail: err.Error()}, err
+	}
+	return r.Decide(ctx, in)
+}
+
+// Possible says whether some rule could allow the name.
+func (e *engine) Possible(host string) bool {
+	r, err := e.compiled()
+	return err == nil && r.HostPossible(host)
+}
+
+func (s *sandbox) nameRefused(name, reason string, suppressed int) {
+	e := event.Connection(event.Refuse, event.Who{}, event.Where{Host: name, Port: dnsPort, Proto: "dns"},
+		event.Verdict{Reason: reason, Detail: "the name was not looked up", Policy: s.policy.Source, Generation: 1})
+	s.emit(e)
+}
+
+// reachable refuses at once what no rule could ever allow, so that the program
+// gets an error from connect instead of a connection that ends. An address that
+// the policy DNS gave out stands for a name.
+func (s *sandbox) reachable(a netip.Addr) error {
+	for _, p := range dns.Prefixes() {
+		if p.Contains(a) {
+			return nil
+		}
+	}
+	return address.Judge(a, s.allowedIPs)
+}

@@ -1,0 +1,82 @@
+package supervisor
+
+import (
+	"fmt"
+	"net"
+	"sync/atomic"
+
+	"sallyport/internal/confine/gate"
+	"sallyport/internal/event"
+	"sallyport/internal/kernel/procfs"
+)
+
+// emit stamps an event and hands it to everybody who asked. An event that
+// cannot be written ends the sandbox: what happens unseen is not held.
+func (s *sandbox) emit(e event.Event) {
+	e = s.session.Stamp(e)
+	if s.o.Event != nil {
+		s.o.Event(e)
+	}
+	if s.writer == nil {
+		return
+	}
+	if err := s.writer.Write(e); err != nil && s.agent != nil {
+		s.agent.Stop()
+	}
+}
+
+func (s *sandbox) eventsErr() error {
+	if s.writer == nil {
+		return nil
+	}
+	if err := s.writer.Err(); err != nil {
+		return fmt.Errorf("events could not be written, so the sandbox was ended: %w", err)
+	}
+	return nil
+}
+
+// gateDenied makes an event of a refused call. A program in a loop makes
+// thousands of them, so their number is bounded for each second.
+func (s *sandbox) gateDenied(d gate.Denial) {
+	if !s.denials.allow(s.now()) {
+		return
+	}
+	who := event.Who{PID: d.TID}
+	if f, err := procfs.Exe(d.TID); err == nil {
+		who.Exe = f.Path
+	}
+	to := event.Where{Path: d.Target}
+	if d.Addr.IsValid() {
+		to = event.Where{Addr: d.Addr.Addr(), Port: d.Addr.Port()}
+	}
+	s.emit(event.Connection(event.Refuse, who, to, event.Verdict{Reason: d.Call, Detail: d.Reason}))
+}
+
+// stranger reports a connection to the proxy that did not come from the
+// sandbox.
+func (s *sandbox) stranger(c net.Conn, err error) {
+	if s.denials.allow(s.now()) {
+		s.emit(event.Connection(event.Refuse, event.Who{}, event.Where{Addr: s.proxyAddr.Addr(), Port: s.proxyAddr.Port()},
+			event.Verdict{Reason: "not_from_the_sandbox", Detail: fmt.Sprintf("%v: %v", c.RemoteAddr(), err)}))
+	}
+}
+
+// bucket lets so many denials through a second and counts what it drops.
+type bucket struct {
+	second, used atomic.Int64
+	dropped      atomic.Int64
+}
+
+const denialsPerSecond = 50
+
+func (b *bucket) allow(unixNano int64) bool {
+	sec := unixNano / 1e9
+	if old := b.second.Load(); old != sec && b.second.CompareAndSwap(old, sec) {
+		b.used.Store(0)
+	}
+	if b.used.Add(1) > denialsPerSecond {
+		b.dropped.Add(1)
+		return false
+	}
+	return true
+}

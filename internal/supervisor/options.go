@@ -1,0 +1,38 @@
+package supervisor
+
+import (
+	"net/netip"
+	"os"
+
+	"sallyport/internal/confine"
+	"sallyport/internal/event"
+	"sallyport/internal/policy"
+)
+
+// Options say what to run and how. The zero value of each field is its
+// strictest; Command is the only one that must be given.
+type Options struct {
+	Command []string
+	Policy  *policy.Policy // nil: policy.Default()
+	Mode    policy.Mode    // what the caller asked for; unset: the policy's, else the strictest that holds
+	Workdir string         // absolute, or empty for the current directory
+	Env     []string       // NAME=VALUE, added to what the agent inherits
+	Base    []string       // the caller's environment, from which a few variables are passed on
+
+	Resolve    map[string][]netip.Addr // names that are not looked up; their addresses are judged all the same
+	UpstreamCA string                  // PEM file of further roots for servers
+	ProxyPort  int                     // 0: 3128 where free, else any
+	Events     string                  // file for OCSF events, JSON lines; empty: none
+	Version    string
+
+	Stdin, Stdout, Stderr *os.File // the agent's
+
+	Note  func(string)      // told what a person should know, a sentence each; may be nil
+	Event func(event.Event) // told of every event, stamped; may be nil
+
+	// Readable are further paths that the agent may read and execute.
+	Readable []string
+
+	// Off leaves walls out. Only a test may set it: what it starts is not a sandbox.
+	Off confine.Walls
+}

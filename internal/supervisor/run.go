@@ -1,0 +1,264 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/internal/confine"
+	"sallyport/internal/confine/stage"
+	"sallyport/internal/egress/dns"
+	"sallyport/internal/egress/identity"
+	"sallyport/internal/event"
+	"sallyport/internal/kernel/caps"
+	"sallyport/internal/kernel/probe"
+	"sallyport/internal/policy"
+)
+
+// sandbox is one run, put together by Run and taken down by it.
+type sandbox struct {
+	o       Options
+	policy  *policy.Policy
+	facts   probe.Facts
+	plan    *confine.Plan
+	capture bool
+
+	listener    *net.TCPListener
+	proxyAddr   netip.AddrPort
+	ledger      *identity.Ledger
+	proxy       relay
+	engine      *engine
+	allowedIPs  []netip.Prefix // everything that any endpoint grants
+	running     chan struct{}  // closed once agent is set
+	ownLoopback netip.Addr     // where servers inside the sandbox listen
+	denials     bucket
+	dns         *dns.Server
+	servers     servers
+	umask       int // the caller's, handed to the agent
+
+	session *event.Session
+	writer  *event.Writer
+	agent   *stage.Process
+}
+
+// Run holds the command in a sandbox until it ends and returns its exit status:
+// the agent's own, or 128+n when signal n ended it. The error is an *ExitError
+// when sallyport itself refused or failed; nothing of the sandbox is left then.
+func Run(ctx context.Context, o Options) (int, error) {
+	s := &sandbox{o: o, running: make(chan struct{})}
+	defer s.close()
+	if err := s.prepare(); err != nil {
+		return exitStatus(err), err
+	}
+	status, err := s.start(ctx)
+	if err != nil {
+		return exitStatus(err), err
+	}
+	return status, nil
+}
+
+func exitStatus(err error) int {
+	var e *ExitError
+	if errors.As(err, &e) {
+		return e.Status
+	}
+	return ExitRefused
+}
+
+// prepare does everything that can fail before something of the agent exists,
+// in the order in which the supervisor gives up what it may do.
+func (s *sandbox) prepare() error {
+	steps := []func() error{
+		s.choosePolicy, s.openEvents, s.becomeAgent, s.harden, s.lookAround, s.buildEgress, s.buildPlan,
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sandbox) now() int64 { return time.Now().UnixNano() }
+
+func (s *sandbox) note(format string, args ...any) {
+	if s.o.Note != nil {
+		s.o.Note(fmt.Sprintf(format, args...))
+	}
+}
+
+func (s *sandbox) choosePolicy() error {
+	s.policy = s.o.Policy
+	if s.policy == nil {
+		s.policy = policy.Default()
+		s.policy.Filesystem.ReadOnly = existing(s.policy.Filesystem.ReadOnly)
+		s.policy.Filesystem.ReadWrite = existing(s.policy.Filesystem.ReadWrite)
+	}
+	if err := agree(s.o.Mode, s.policy.NetworkEnforcement); err != nil {
+		return err
+	}
+	s.capture = s.policy.NetworkCapture
+	for _, np := range s.policy.Network {
+		for _, e := range np.Endpoints {
+			s.allowedIPs = append(s.allowedIPs, e.AllowedIPs...)
+		}
+	}
+	if s.o.Workdir == "" {
+		wd, err := os.Getwd()
+		if err != nil {
+			return refused("give --workdir", "the current directory: %w", err)
+		}
+		s.o.Workdir = wd
+	}
+	wd, err := filepath.EvalSymlinks(s.o.Workdir)
+	if err == nil {
+		var st os.FileInfo
+		if st, err = os.Stat(wd); err == nil && !st.IsDir() {
+			err = syscall.ENOTDIR
+		}
+	}
+	if err != nil {
+		return refused("", "working directory %s: %w", s.o.Workdir, err)
+	}
+	s.o.Workdir = wd
+	return nil
+}
+
+// existing drops the paths that this host does not have: the default policy
+// speaks for many distributions.
+func existing(paths []string) []string {
+	var out []string
+	for _, p := range paths {
+		if _, err := os.Stat(p); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// agree refuses a flag and a policy that name different modes, and modes that
+// this build cannot hold.
+func agree(flag, inPolicy policy.Mode) error {
+	if flag != policy.ModeUnset && inPolicy != policy.ModeUnset && flag != inPolicy {
+		return refused("leave --mode out, or change network_enforcement in the policy",
+			"--mode %s disagrees with the policy, which says network_enforcement: %s", flag, inPolicy)
+	}
+	if flag == policy.Namespace || inPolicy == policy.Namespace {
+		return refused("use network_enforcement: platform", "namespace mode is not available in this version")
+	}
+	return nil
+}
+
+func (s *sandbox) openEvents() error {
+	host, _ := os.Hostname()
+	var u unix.Utsname
+	unix.Uname(&u)
+	now := time.Now()
+	s.ownLoopback = privateLoopback(uint32(now.UnixNano()) ^ uint32(os.Getpid())<<16)
+	s.session = event.NewSession(event.Origin{
+		SessionID: fmt.Sprintf("%d-%d", now.UnixNano(), os.Getpid()), Version: s.o.Version,
+		Hostname: host, Kernel: unix.ByteSliceToString(u.Release[:]), Seed: uint32(now.UnixNano()),
+	})
+	if s.o.Events == "" {
+		return nil
+	}
+	w, err := event.OpenWriter(s.o.Events)
+	if err != nil {
+		return refused("give --events a file in a directory that you can write", "events: %w", err)
+	}
+	s.writer = w
+	return nil
+}
+
+// becomeAgent gives up root for the agent's identity, on every thread and for
+// good. Any other user simply stays who they are.
+func (s *sandbox) becomeAgent() error {
+	if os.Geteuid() != 0 {
+		if s.policy.Process.RunAsUser != "" {
+			return s.alreadyAgent()
+		}
+		return nil
+	}
+	who, err := caps.Target(s.policy.Process.RunAsUser, s.policy.Process.RunAsGroup, os.LookupEnv)
+	if err != nil {
+		return refused("", "process.run_as_user: %w", err)
+	}
+	if err := caps.DropTo(who.UID, who.GID, who.Groups); err != nil {
+		return refused("", "giving up root: %w", err)
+	}
+	s.o.Base = identityEnv(s.o.Base, who.UID, s.o.Workdir)
+	s.note("started as root: the agent and its supervisor run as uid %d without capabilities", who.UID)
+	return nil
+}
+
+// alreadyAgent checks that a policy's identity is the caller's own: without root
+// there is no other to be had.
+func (s *sandbox) alreadyAgent() error {
+	who, err := caps.Target(s.policy.Process.RunAsUser, s.policy.Process.RunAsGroup, os.LookupEnv)
+	if err == nil && who.UID != os.Getuid() {
+		err = fmt.Errorf("this is uid %d, the policy wants uid %d", os.Getuid(), who.UID)
+	}
+	if err != nil {
+		return refused("start it as root or as that user, or leave run_as_user out", "process.run_as_user: %w", err)
+	}
+	return nil
+}
+
+// harden closes the supervisor to the agent, which may run as the same user:
+// its memory cannot be read or dumped, and files that it makes are its own.
+func (s *sandbox) harden() error {
+	if err := caps.Harden(); err != nil {
+		return refused("", "hardening the supervisor: %w", err)
+	}
+	s.umask = unix.Umask(0o077)
+	return nil
+}
+
+func (s *sandbox) lookAround() error {
+	f, err := probe.Quick()
+	if err != nil {
+		return refused("sallyport doctor says more", "looking at this host: %w", err)
+	}
+	s.facts = f
+	return nil
+}
+
+func (s *sandbox) buildPlan() error {
+	plan, err := confine.Build(confine.Input{
+		Policy: s.policy, Workdir: s.o.Workdir, ProxyPort: s.proxyAddr.Port(),
+		Readable: s.o.Readable, Off: s.o.Off,
+	}, s.facts)
+	var refusal *confine.RefusedError
+	if errors.As(err, &refusal) {
+		return refused(refusal.Hint(), "%w", err)
+	}
+	if err != nil {
+		return err
+	}
+	s.plan = plan
+	for _, h := range plan.Report.Holes() {
+		s.note("not enforced on this host: %s: %s", h.Name, h.Detail)
+	}
+	return nil
+}
+
+// close takes down what prepare has built and start has not.
+func (s *sandbox) close() {
+	if s.listener != nil {
+		s.listener.Close()
+	}
+	if s.writer != nil {
+		s.writer.Close()
+	}
+	if s.umask != 0 {
+		unix.Umask(s.umask)
+	}
+}

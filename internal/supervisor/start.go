@@ -1,0 +1,189 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/internal/confine/gate"
+	"sallyport/internal/confine/stage"
+	"sallyport/internal/event"
+	"sallyport/internal/kernel/notify"
+	"sallyport/internal/kernel/procfs"
+)
+
+// start starts the agent behind the plan, answers for it until everything in
+// the sandbox has ended, and returns its exit status.
+func (s *sandbox) start(ctx context.Context) (int, error) {
+	env, err := environment(s.o.Base, s.o.Env, s.proxyAddr)
+	if err != nil {
+		return 0, refused("", "%w", err)
+	}
+	path, err := findCommand(s.o.Command[0], s.o.Workdir, env)
+	if err != nil {
+		return 0, err
+	}
+	term, err := openTerminal(s.o)
+	if err != nil {
+		return 0, refused("", "terminal: %w", err)
+	}
+	defer term.close()
+	forward, stopForwarding := forwardSignals()
+	defer stopForwarding()
+
+	agent, findings, err := s.plan.Apply(stage.Spec{
+		Path: path, Args: s.o.Command, Env: env, Dir: s.o.Workdir,
+		Stdio: term.stdio, Terminal: term.own, Umask: s.umask, Limits: limits(),
+	})
+	term.started()
+	if err != nil {
+		return 0, startError(s.o.Command[0], err)
+	}
+	s.agent = agent
+	close(s.running)
+	forward(agent)
+	for _, f := range findings {
+		s.emit(event.Finding(event.Found{Kind: "policy_path_void", Title: "a policy path is void", Detail: f.Path + ": " + f.Reason}))
+		s.note("%s: %s", f.Path, f.Reason)
+	}
+	return s.keep(ctx)
+}
+
+// startError tells a command that cannot be executed from a wall that cannot be
+// built.
+func startError(command string, err error) error {
+	var step *stage.StepError
+	if !errors.As(err, &step) || !step.Exec {
+		return refused("", "%w", err)
+	}
+	switch step.Errno {
+	case syscall.ENOENT:
+		return &ExitError{ExitNotFound, fmt.Errorf("%s: its interpreter does not exist", command), ""}
+	case syscall.EACCES:
+		return &ExitError{ExitCannotExec, fmt.Errorf("%s: permission denied", command),
+			"the sandbox executes only what the policy's filesystem_policy lets it read; add the program's directory to read_only"}
+	}
+	return &ExitError{ExitCannotExec, fmt.Errorf("%s: %w", command, step.Errno), ""}
+}
+
+// keep runs the gate, the proxy and the terminal for as long as the sandbox
+// lives.
+func (s *sandbox) keep(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	var gateErr, proxyErr error
+	if s.agent.Listener >= 0 {
+		g := s.newGate(ctx)
+		defer g.Close()
+		wg.Go(func() {
+			if gateErr = g.Run(); gateErr != nil {
+				s.agent.Stop() // calls would hang: end what would make them
+			}
+		})
+	}
+	wg.Go(func() {
+		if proxyErr = s.serve(ctx, s.listener); proxyErr != nil {
+			s.agent.Stop()
+		}
+	})
+	wg.Go(func() {
+		select {
+		case <-ctx.Done():
+			s.agent.Stop()
+		case <-s.agent.Done():
+		}
+	})
+	status, err := s.agent.Wait()
+	cancel()
+	s.listener.Close()
+	wg.Wait()
+	if err := errors.Join(err, gateErr, proxyErr, s.eventsErr()); err != nil {
+		return 0, refused("", "%w", err)
+	}
+	return exitCode(status), nil
+}
+
+func exitCode(st syscall.WaitStatus) int {
+	if st.Signaled() {
+		return 128 + int(st.Signal())
+	}
+	return st.ExitStatus()
+}
+
+func (s *sandbox) newGate(ctx context.Context) *gate.Gate {
+	l := notify.New(s.agent.Listener)
+	if err := l.SetSyncWakeUp(); err != nil {
+		s.note("notified calls are slower than they could be: %v", err)
+	}
+	o := gate.Options{
+		Route: s.route, Ledger: s.ledger, Unix: s.policy.Sockets.Unix, Writable: s.writable(),
+		BindPort: s.mayBind, Loopback: s.ownLoopback, Published: s.published, Denied: s.gateDenied, Listen: s.servers.listening,
+		Members: func() []int { m, _ := procfs.Descendants(os.Getpid()); return m },
+		Now:     func() int64 { return time.Now().UnixNano() },
+	}
+	if s.capture {
+		o.Datagram = func(fd int, closed func()) gate.Datagrams {
+			return newStandIn(fd, func(q []byte) []byte { return s.dns.ServeMessage(ctx, q) }, closed)
+		}
+	}
+	return gate.New(l, o)
+}
+
+// mayBind says which loopback ports a server inside may take: those that the
+// policy names and, with capture, ephemeral ones.
+func (s *sandbox) mayBind(port uint16) bool {
+	if port == 0 {
+		return s.capture
+	}
+	for _, r := range s.policy.Sockets.Bind {
+		if port >= r.First && port <= r.Last {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *sandbox) published(port uint16) bool { return slices.Contains(s.policy.Sockets.Publish, port) }
+
+// privateLoopback is an address of 127/8 for the servers of this sandbox. It is
+// no secret and no wall; it keeps ports from clashing with those of the host.
+func privateLoopback(seed uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, 64 + byte(seed>>16)%128, byte(seed >> 8), 1 + byte(seed)%254})
+}
+
+// writable are the directories in which the agent may make unix sockets, as the
+// kernel names them.
+func (s *sandbox) writable() []string {
+	var out []string
+	for _, p := range s.plan.Writable() {
+		if real, err := filepath.EvalSymlinks(p); err == nil {
+			out = append(out, real)
+		}
+	}
+	return out
+}
+
+// limits are the agent's resource limits: no core dumps, and the caller's own
+// limit of descriptors, which the Go runtime has raised for itself.
+func limits() []stage.Limit {
+	l := []stage.Limit{{Name: "core dumps", Resource: unix.RLIMIT_CORE}}
+	var own, parent unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		return l
+	}
+	if err := unix.Prlimit(os.Getppid(), unix.RLIMIT_NOFILE, nil, &parent); err != nil {
+		parent = unix.Rlimit{Cur: 1024, Max: own.Max}
+	}
+	hard := min(parent.Max, own.Max)
+	return append(l, stage.Limit{Name: "descriptors", Resource: unix.RLIMIT_NOFILE, Value: unix.Rlimit{Cur: min(parent.Cur, hard), Max: hard}})
+}
