@@ -6,12 +6,14 @@ import (
 	"strings"
 )
 
-// reasons puts the stable codes that people meet most into plain words; a code
-// that is not here is shown with spaces for its underscores.
+// reasons puts the stable codes that people meet most into few words; another
+// code is shown by its sentence or, without one, with spaces for underscores.
 var reasons = map[string]string{
 	"no_policy_for_host": "no rule for host",
 	"port_not_allowed":   "no rule for this port",
 	"binary_not_allowed": "no rule for this program",
+	"policy_undefined":   "the policy has no answer",
+	"policy_timeout":     "the policy took too long",
 }
 
 // Line is the event as one line for a person, without a prefix and without a
@@ -79,9 +81,12 @@ func (e Event) verb() string {
 
 func (e Event) why() string {
 	switch {
-	case e.StatusCode != "":
+	case e.DispositionID != Allowed || e.ActivityID == Fail && e.ClassUID == NetworkActivity:
 		if text, ok := reasons[e.StatusCode]; ok {
 			return text
+		}
+		if e.StatusDetail != "" {
+			return field(e.StatusDetail)
 		}
 		return field(strings.ReplaceAll(e.StatusCode, "_", " "))
 	case e.Traffic != nil:
@@ -140,15 +145,15 @@ func (e Event) lifecycleLine() string {
 
 func (a *Actor) name() string {
 	if a == nil {
-		return "unknown program"
+		return "a program"
 	}
 	return a.Process.name()
 }
 
 func (p *Process) name() string {
 	switch {
-	case p == nil:
-		return "unknown program"
+	case p == nil || p.Name == "" && p.PID == 0:
+		return "a program"
 	case p.Name != "":
 		return field(p.Name)
 	}
