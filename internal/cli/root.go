@@ -45,10 +45,14 @@ func newRoot(s Streams) *cobra.Command {
 	root.SetErr(s.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
+		newRun(s),
+		newDoctor(s),
+		newDemo(s),
 		newPolicy(s),
 		newVersion(s),
 		newCompletion(s),
 		newMan(s),
+		newDemoAgent(s),
 	)
 	return root
 }

@@ -1,0 +1,102 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/internal/confine"
+	"sallyport/internal/kernel/probe"
+	"sallyport/internal/policy"
+)
+
+const doctorHelp = `Tries out what this host can enforce and prints it layer by layer:
+
+  enforced   holds in full
+  degraded   holds, but for the hole that is named
+  refused    cannot hold; run would refuse to start
+
+and below a layer that does not hold, what to do about it. Nothing is changed.
+The exit status is 1 if platform mode cannot hold here.`
+
+// diagnosis is what doctor --json prints; the names are stable, facts may grow.
+type diagnosis struct {
+	Platform modeReport  `json:"platform"`
+	Facts    probe.Facts `json:"facts"`
+}
+
+type modeReport struct {
+	Holds  bool           `json:"holds"`
+	Layers confine.Report `json:"layers"`
+}
+
+func newDoctor(s Streams) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "tell what this host can enforce",
+		Long:  doctorHelp,
+		Args:  noCommand,
+		RunE: func(*cobra.Command, []string) error {
+			d, err := diagnose()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = writeJSON(s.Out, d)
+			} else {
+				err = d.print(s.Out)
+			}
+			if err == nil && !d.Platform.Holds {
+				return &statusError{status: exitFailure}
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// diagnose asks for a plan under the default policy, exactly as run does.
+func diagnose() (diagnosis, error) {
+	facts, err := probe.Quick()
+	if err != nil {
+		return diagnosis{}, fmt.Errorf("looking at this host: %w", err)
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		wd = "/"
+	}
+	d := diagnosis{Facts: facts}
+	plan, err := confine.Build(confine.Input{Policy: policy.Default(), Workdir: wd, ProxyPort: 3128}, facts)
+	var refusal *confine.RefusedError
+	switch {
+	case errors.As(err, &refusal):
+		d.Platform.Layers = refusal.Layers
+	case err != nil:
+		return d, err
+	default:
+		d.Platform = modeReport{Holds: true, Layers: plan.Report}
+	}
+	return d, nil
+}
+
+func (d diagnosis) print(w io.Writer) error {
+	verdict := "holds on this host"
+	if !d.Platform.Holds {
+		verdict = "cannot hold on this host"
+	}
+	fmt.Fprintf(w, "platform mode %s (Linux %s, %s, uid %d)\n\n", verdict, d.Facts.Kernel, d.Facts.Arch, d.Facts.UID)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, l := range d.Platform.Layers {
+		fmt.Fprintf(t, "  %s\t%s\t%s\n", l.Name, l.State, l.Detail)
+		if l.Remedy != "" {
+			fmt.Fprintf(t, "  \t\tremedy: %s\n", l.Remedy)
+		}
+	}
+	return t.Flush()
+}

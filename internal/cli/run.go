@@ -1,0 +1,176 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/internal/policy"
+	"sallyport/internal/supervisor"
+)
+
+const runHelp = `Runs a program in a sandbox whose only way out is the proxy.
+
+Standard output is the program's alone; what sallyport has to say goes to
+standard error behind "sallyport:". The exit status is the program's, or 128+n
+when signal n ended it; 125 means that sallyport refused to start it and says
+why, 126 that it cannot be executed, 127 that it was not found.
+
+Without --policy nothing outside can be reached: the program may write below
+the working directory and /tmp, and read the system's directories.`
+
+const runExample = `  sallyport run -- sh -c 'curl https://example.com'
+  sallyport run --policy dev.yaml --env API_BASE=https://api.example.com -- claude
+  sallyport run --policy dev.yaml --events events.jsonl -- make test`
+
+// runFlags are the flags of run as they were given.
+type runFlags struct {
+	policy, mode, workdir, upstreamCA, events string
+	env, resolve                              []string
+	proxyPort                                 uint16
+}
+
+func newRun(s Streams) *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:         "run [flags] -- COMMAND [ARG...]",
+		Short:       "run a program in the sandbox",
+		Long:        runHelp,
+		Example:     runExample,
+		Annotations: map[string]string{refusesWith125: "yes"},
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usagef("expected a command after --")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return run(cmd, s, f, args) },
+	}
+	fl := cmd.Flags()
+	fl.SetInterspersed(false) // what follows the command belongs to it
+	fl.StringVar(&f.policy, "policy", "", "policy `FILE`; without it nothing outside can be reached")
+	fl.StringVar(&f.mode, "mode", "", "network enforcement `MODE`, platform; default: the policy's")
+	fl.StringVar(&f.workdir, "workdir", "", "the program's working directory `DIR`; default: this one")
+	fl.StringArrayVar(&f.env, "env", nil, "set a variable for the program, `NAME=VALUE`; may be repeated")
+	fl.StringArrayVar(&f.resolve, "resolve", nil, "use this address for a name, `NAME=ADDR`; judged like any other; may be repeated")
+	fl.StringVar(&f.upstreamCA, "upstream-ca", "", "`FILE` with further roots for servers, PEM")
+	fl.Uint16Var(&f.proxyPort, "proxy-port", 0, "`PORT` of the proxy on 127.0.0.1; default: 3128 where free, else any")
+	fl.StringVar(&f.events, "events", "", "append every event to this `FILE`, OCSF as JSON lines")
+	cmd.MarkFlagFilename("policy", "yaml", "yml")
+	cmd.MarkFlagFilename("upstream-ca", "pem", "crt")
+	cmd.MarkFlagFilename("events")
+	cmd.MarkFlagDirname("workdir")
+	cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{policy.Platform.String()}, cobra.ShellCompDirectiveNoFileComp))
+	for _, name := range []string{"env", "resolve", "proxy-port"} {
+		cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+	}
+	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return cmd
+}
+
+func run(cmd *cobra.Command, s Streams, f runFlags, command []string) error {
+	out := personOn(s.Err)
+	o, err := f.options(out)
+	if err != nil {
+		return err
+	}
+	log := newDenials(out, journalPath(os.Getenv), o.Workdir)
+	defer log.close()
+	o.Command, o.Base, o.Version = command, os.Environ(), Version()
+	o.Stdin, o.Stdout, o.Stderr = s.In, s.Out, s.Err
+	o.Note = func(text string) { sayf(out, "%s", text) }
+	o.Event = log.event
+	status, err := supervisor.Run(cmd.Context(), o)
+	if err == nil {
+		return statusOnly(status)
+	}
+	var exit *supervisor.ExitError
+	if errors.As(err, &exit) {
+		return &statusError{exit.Status, err}
+	}
+	return err
+}
+
+// options turns flags into what the supervisor takes, and says which policy is
+// in force.
+func (f runFlags) options(out io.Writer) (supervisor.Options, error) {
+	o := supervisor.Options{UpstreamCA: f.upstreamCA, ProxyPort: int(f.proxyPort), Events: f.events, Env: f.env}
+	var err error
+	if o.Mode, err = parseMode(f.mode); err != nil {
+		return o, err
+	}
+	if o.Resolve, err = parseResolve(f.resolve); err != nil {
+		return o, err
+	}
+	for _, kv := range f.env {
+		if name, _, ok := strings.Cut(kv, "="); !ok || name == "" {
+			return o, usagef("--env %q: expected NAME=VALUE", kv)
+		}
+	}
+	if f.workdir != "" {
+		if o.Workdir, err = filepath.Abs(f.workdir); err != nil {
+			return o, fmt.Errorf("--workdir: %w", err)
+		}
+	}
+	if f.policy == "" {
+		sayf(out, "no --policy: the default policy, no network")
+		return o, nil
+	}
+	p, warnings, err := loadPolicy(f.policy)
+	if err != nil {
+		return o, err
+	}
+	for _, w := range warnings {
+		sayf(out, "warning: %s", w)
+	}
+	o.Policy = p
+	return o, nil
+}
+
+func parseMode(word string) (policy.Mode, error) {
+	for _, m := range []policy.Mode{policy.ModeUnset, policy.Platform, policy.Namespace} {
+		if word == m.String() {
+			return m, nil
+		}
+	}
+	return 0, usagef("--mode %q: expected platform or namespace", word)
+}
+
+// parseResolve reads NAME=ADDR[,ADDR...]; a name that comes twice gets all of
+// its addresses.
+func parseResolve(pairs []string) (map[string][]netip.Addr, error) {
+	if len(pairs) == 0 {
+		return nil, nil
+	}
+	names := make(map[string][]netip.Addr)
+	for _, pair := range pairs {
+		name, list, ok := strings.Cut(pair, "=")
+		name = strings.TrimSuffix(strings.ToLower(name), ".")
+		if !ok || name == "" {
+			return nil, usagef("--resolve %q: expected NAME=ADDR", pair)
+		}
+		for text := range strings.SplitSeq(list, ",") {
+			addr, err := netip.ParseAddr(text)
+			if err != nil || addr.Zone() != "" {
+				return nil, usagef("--resolve %q: %q is no IP address", pair, text)
+			}
+			names[name] = append(names[name], addr)
+		}
+	}
+	return names, nil
+}
+
+func statusOnly(status int) error {
+	if status == 0 {
+		return nil
+	}
+	return &statusError{status: status}
+}
