@@ -109,7 +109,7 @@ func (d *demoScene) listen(ctx context.Context) error {
 		ReadHeaderTimeout: 5 * time.Second,
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello\n") }),
 	}
-	d.servers.Go(func() { d.origin.Serve(origin) })
+	d.servers.Go(func() { _ = d.origin.Serve(origin) }) // ends when it is closed
 	if d.trap, err = lc.Listen(ctx, "tcp4", "127.0.0.1:0"); err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (d *demoScene) settle() {
 		}
 		c.SetDeadline(time.Now().Add(5 * time.Second))
 		io.WriteString(c, "end\n")
-		io.Copy(io.Discard, c)
+		_, _ = io.Copy(io.Discard, c) // until the server has read it
 		c.Close()
 	}
 }
