@@ -1,0 +1,184 @@
+package attack
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"sallyport/internal/confine"
+)
+
+// Options say what to try.
+type Options struct {
+	Only  []string // names of cases; empty: all of them
+	Races int      // how often a race is run; 0: DefaultRaces
+
+	// Told, if set, gets each result as soon as it is known.
+	Told func(Result)
+
+	// Off leaves walls out of every sandbox of the suite. Only a test may set
+	// it, to see that the suite turns red.
+	Off confine.Walls
+}
+
+// DefaultRaces is the number of raced calls for the main race; the others run a
+// tenth of it.
+const DefaultRaces = 100_000
+
+// allWalls are the walls that a test can leave out.
+const allWalls = confine.WallFiles | confine.WallPorts | confine.WallScopes | confine.WallFilter | confine.WallGate
+
+// Run tries every case on this host. The error is about the suite itself: it
+// could not be prepared, or there is no such case.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	if o.Races == 0 {
+		o.Races = DefaultRaces
+	}
+	cases, err := choose(o.Only)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "sallyport-attack-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return nil, err
+	}
+	s := &suite{o: o, dir: dir, agent: who{os.Getuid(), os.Getgid()}}
+	if s.agent.uid == 0 {
+		s.agent = who{nobody, nobody}
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(dir+"/bin", 0o755); err != nil {
+		return nil, err
+	}
+	if s.exe, err = stageTools(dir + "/bin"); err != nil {
+		return nil, err
+	}
+	return s.run(ctx, cases)
+}
+
+// choose picks cases by name, in the order of the table.
+func choose(only []string) ([]Case, error) {
+	all := Cases()
+	if len(only) == 0 {
+		return all, nil
+	}
+	for _, name := range only {
+		if !slices.ContainsFunc(all, func(c Case) bool { return c.Name == name }) {
+			return nil, fmt.Errorf("no case is called %q; --list shows them", name)
+		}
+	}
+	return slices.DeleteFunc(all, func(c Case) bool { return !slices.Contains(only, c.Name) }), nil
+}
+
+type suite struct {
+	o     Options
+	dir   string
+	exe   string
+	agent who
+	n     int
+}
+
+// run runs the controls, then each group in a sandbox of its own.
+func (s *suite) run(ctx context.Context, cases []Case) (*Report, error) {
+	report := &Report{}
+	var able, controlled []Case
+	lacking := map[string]string{}
+	for _, c := range cases {
+		if why := c.lacking(); why != "" {
+			lacking[c.Name] = why
+			continue
+		}
+		able = append(able, c)
+		if c.control != noControl {
+			controlled = append(controlled, c)
+		}
+	}
+	out, err := s.side(ctx, false, "", controlled)
+	if err != nil {
+		return nil, err
+	}
+	in := map[string]side{}
+	for _, group := range groups(able) {
+		got, err := s.side(ctx, true, group, inGroup(able, group))
+		if err != nil {
+			return nil, err
+		}
+		for name, v := range got {
+			in[name] = v
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range cases {
+		r := Result{Case: c.Name, Category: c.Category, What: c.What, Verdict: Skipped, Detail: lacking[c.Name]}
+		if r.Detail == "" {
+			r = judge(c, out[c.Name], in[c.Name])
+		}
+		report.add(r)
+	}
+	return report, nil
+}
+
+func groups(cases []Case) []string {
+	var out []string
+	for _, c := range cases {
+		if !slices.Contains(out, c.group) {
+			out = append(out, c.group)
+		}
+	}
+	return out
+}
+
+func inGroup(cases []Case, group string) []Case {
+	var out []Case
+	for _, c := range cases {
+		if c.group == group {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// side runs cases in a scene of their own.
+func (s *suite) side(ctx context.Context, inside bool, group string, cases []Case) (map[string]side, error) {
+	if len(cases) == 0 {
+		return nil, nil
+	}
+	s.n++
+	dir := filepath.Join(s.dir, fmt.Sprint(s.n))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	sc, err := newScene(dir, s.exe, s.agent, inside, cases)
+	if err != nil {
+		return nil, err
+	}
+	defer sc.close()
+	sc.spec.Races = s.o.Races
+	off, extra := s.shape(sc, group)
+	return sc.newRunner(cases).run(ctx, off, extra...), nil
+}
+
+// shape says how a group's sandbox differs from the usual one.
+func (s *suite) shape(sc *scene, group string) (off confine.Walls, extra []string) {
+	off = s.o.Off
+	if name, only := strings.CutPrefix(group, onlyPrefix); only {
+		if w, err := confine.ParseWall(name); err == nil {
+			off |= allWalls &^ w
+		}
+	}
+	if group == "missing" {
+		extra = []string{filepath.Join(sc.dir, "does-not-exist")}
+	}
+	return off, extra
+}
