@@ -58,17 +58,39 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 	return s.keep(ctx)
 }
 
+// obstacles puts the steps that a host refuses most often into words.
+var obstacles = []struct {
+	step  string
+	errno syscall.Errno
+	say   string
+	hint  string
+}{
+	{stage.StepFilter, syscall.EBUSY, "another sandbox answers this process's system calls already, and seccomp notification cannot be nested",
+		"start sallyport outside of the other sandbox"},
+	{stage.StepFilter, syscall.EPERM, "this container's seccomp profile refuses a filter with a listener", "use the runtime's default profile (RuntimeDefault)"},
+	{stage.StepGuard, syscall.EAGAIN, "no process can be made: the limit of processes is reached", "raise pids.max, or the limit that ulimit -u shows"},
+	{stage.StepAgent, syscall.EAGAIN, "no process can be made: the limit of processes is reached", "raise pids.max, or the limit that ulimit -u shows"},
+	{stage.StepDir, syscall.EACCES, "the agent's user may not enter the working directory", "give --workdir a directory that this user can use"},
+}
+
 // startError tells a command that cannot be executed from a wall that cannot be
 // built.
 func startError(command string, err error) error {
 	var step *stage.StepError
-	if !errors.As(err, &step) || !step.Exec {
+	if !errors.As(err, &step) {
 		return refused("", "%w", err)
 	}
-	switch step.Errno {
-	case syscall.ENOENT:
+	for _, o := range obstacles {
+		if o.step == step.Step && o.errno == step.Errno {
+			return refused(o.hint, "%s: %w", o.say, err)
+		}
+	}
+	switch {
+	case step.Step != stage.StepExec:
+		return refused("sallyport doctor says what this host offers", "%w", err)
+	case step.Errno == syscall.ENOENT:
 		return &ExitError{ExitNotFound, fmt.Errorf("%s: its interpreter does not exist", command), ""}
-	case syscall.EACCES:
+	case step.Errno == syscall.EACCES:
 		return &ExitError{ExitCannotExec, fmt.Errorf("%s: permission denied", command),
 			"the sandbox executes only what the policy's filesystem_policy lets it read; add the program's directory to read_only"}
 	}

@@ -48,7 +48,6 @@ func (s Spec) Notify() bool {
 type StepError struct {
 	Step  string
 	Errno syscall.Errno
-	Exec  bool // the step was the agent's own execve
 }
 
 func (e *StepError) Error() string { return fmt.Sprintf("stage: %s: %v", e.Step, e.Errno) }
@@ -105,7 +104,7 @@ func start(s Spec) (*Process, error) {
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(prog)
 	if errno != 0 {
-		return nil, &StepError{Step: "making the guard", Errno: errno}
+		return nil, &StepError{Step: StepGuard, Errno: errno}
 	}
 	in.closeChildEnds()
 	p := &Process{guard: int(pid), control: in.take(), Listener: -1, pidfd: -1, done: make(chan struct{})}
@@ -156,9 +155,9 @@ func (p *program) failure(raw []byte) error {
 		steps = p.agent
 	}
 	if step >= len(steps) {
-		return &StepError{Step: "making the agent", Errno: errno}
+		return &StepError{Step: StepAgent, Errno: errno}
 	}
-	return &StepError{Step: steps[step].Name, Errno: errno, Exec: steps[step].Name == stepExec}
+	return &StepError{Step: steps[step].Name, Errno: errno}
 }
 
 // receive reads one record from the control socket; fd is the descriptor that

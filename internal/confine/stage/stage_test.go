@@ -91,11 +91,11 @@ func TestExecErrorIsNamed(t *testing.T) {
 	defer null.Close()
 	_, err = Start(Spec{Path: "/nonexistent/program", Args: []string{"x"}, Dir: "/", Stdio: [3]*os.File{null, null, null}, Ruleset: -1, GuardRuleset: -1})
 	var step *StepError
-	if !errors.As(err, &step) || !step.Exec || step.Errno != syscall.ENOENT {
+	if !errors.As(err, &step) || step.Step != StepExec || step.Errno != syscall.ENOENT {
 		t.Fatalf("Start = %v, want an execve error with ENOENT", err)
 	}
 	_, err = Start(Spec{Path: "/bin/true", Args: []string{"x"}, Dir: "/nonexistent", Stdio: [3]*os.File{null, null, null}, Ruleset: -1, GuardRuleset: -1})
-	if !errors.As(err, &step) || step.Exec || !strings.Contains(err.Error(), "working directory") {
+	if !errors.As(err, &step) || step.Step != StepDir || !strings.Contains(err.Error(), "working directory") {
 		t.Fatalf("Start = %v, want the step that enters the working directory", err)
 	}
 }

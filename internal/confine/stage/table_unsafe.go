@@ -164,7 +164,7 @@ func agentTable(p *program, s Spec, src sources) ([]Step, error) {
 		t = append(t, Step{Name: "taking the terminal", Nr: unix.SYS_IOCTL, Args: [6]uintptr{0, unix.TIOCSCTTY, 0}})
 	}
 	t = append(t,
-		Step{Name: "entering the working directory", Nr: unix.SYS_CHDIR, Args: [6]uintptr{dir}},
+		Step{Name: StepDir, Nr: unix.SYS_CHDIR, Args: [6]uintptr{dir}},
 		Step{Name: "setting the umask", Nr: unix.SYS_UMASK, Args: [6]uintptr{uintptr(s.Umask)}, Want: Any},
 	)
 	for i := range s.Limits {
@@ -195,7 +195,7 @@ func filterSteps(p *program, s Spec) []Step {
 		return nil
 	}
 	prog := &unix.SockFprog{Len: uint16(len(s.Filter)), Filter: &s.Filter[0]}
-	load := Step{Name: "loading the seccomp filter", Nr: unix.SYS_SECCOMP,
+	load := Step{Name: StepFilter, Nr: unix.SYS_SECCOMP,
 		Args: [6]uintptr{unix.SECCOMP_SET_MODE_FILTER, uintptr(s.ListenerFlags), ptr(p, prog)}}
 	if !s.Notify() {
 		return []Step{load}
@@ -235,10 +235,17 @@ func appendExec(p *program, s Spec, t []Step) ([]Step, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(t, Step{Name: stepExec, Nr: unix.SYS_EXECVE, Args: [6]uintptr{path, argv, env}, Want: Any}), nil
+	return append(t, Step{Name: StepExec, Nr: unix.SYS_EXECVE, Args: [6]uintptr{path, argv, env}, Want: Any}), nil
 }
 
-const stepExec = "executing the command"
+// The names of the steps that a caller may want to tell apart.
+const (
+	StepGuard  = "making the guard"
+	StepAgent  = "making the agent"
+	StepDir    = "entering the working directory"
+	StepFilter = "loading the seccomp filter"
+	StepExec   = "executing the command"
+)
 
 func newProgram(s Spec, src sources) (*program, error) {
 	p := &program{
