@@ -12,7 +12,11 @@ import (
 // Sets are the five capability sets of one thread. Bit N is capability N of
 // capabilities(7).
 type Sets struct {
-	Inheritable, Permitted, Effective, Bounding, Ambient uint64
+	Inheritable uint64 `json:"inheritable"`
+	Permitted   uint64 `json:"permitted"`
+	Effective   uint64 `json:"effective"`
+	Bounding    uint64 `json:"bounding"`
+	Ambient     uint64 `json:"ambient"`
 }
 
 // Empty reports whether no set has a capability.
