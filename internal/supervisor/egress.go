@@ -2,22 +2,16 @@ package supervisor
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"sync"
 
 	"sallyport/internal/egress/address"
 	"sallyport/internal/egress/dns"
 	"sallyport/internal/egress/identity"
+	"sallyport/internal/egress/proxy"
 	"sallyport/internal/event"
 	"sallyport/internal/policy/rego"
 )
-
-// relay carries connections that the ledger knows.
-type relay interface {
-	ServeConn(ctx context.Context, c *net.TCPConn, conn *identity.Connection)
-	ServeCaptured(ctx context.Context, c *net.TCPConn, conn *identity.Connection, name string, wanted netip.AddrPort)
-}
 
 // buildEgress opens the one listener and builds what stands behind it. The
 // policy is compiled beside the agent's start; the first decision waits for it.
@@ -32,7 +26,14 @@ func (s *sandbox) buildEgress() error {
 		<-s.running
 		return s.agent.PID, s.agent.Guard()
 	}})
-	s.dns, err = dns.New(dns.Options{Policy: s.engine, Refused: s.nameRefused})
+	if s.dns, err = dns.New(dns.Options{Policy: s.engine, Refused: s.nameRefused}); err != nil {
+		return err
+	}
+	s.proxy, err = proxy.New(proxy.Options{
+		Decider:  decider{s.engine, s.policy.Source},
+		Resolver: newPins(&proxy.SystemResolver{Fixed: s.o.Resolve}, s.policy),
+		Events:   s.emit, DenialID: s.session.DenialID, Self: s.proxyAddr,
+	})
 	return err
 }
 

@@ -30,6 +30,10 @@ type Options struct {
 	Note  func(string)      // told what a person should know, a sentence each; may be nil
 	Event func(event.Event) // told of every event, stamped; may be nil
 
+	// Started is told when the agent runs, with a func that tells whether the
+	// sandbox is still held: what a liveness probe asks. May be nil.
+	Started func(held func() error)
+
 	// Readable are further paths that the agent may read and execute.
 	Readable []string
 

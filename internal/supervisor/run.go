@@ -17,6 +17,7 @@ import (
 	"sallyport/internal/confine/stage"
 	"sallyport/internal/egress/dns"
 	"sallyport/internal/egress/identity"
+	"sallyport/internal/egress/proxy"
 	"sallyport/internal/event"
 	"sallyport/internal/kernel/caps"
 	"sallyport/internal/kernel/probe"
@@ -34,7 +35,7 @@ type sandbox struct {
 	listener    *net.TCPListener
 	proxyAddr   netip.AddrPort
 	ledger      *identity.Ledger
-	proxy       relay
+	proxy       *proxy.Server
 	engine      *engine
 	allowedIPs  []netip.Prefix // everything that any endpoint grants
 	running     chan struct{}  // closed once agent is set
@@ -44,6 +45,7 @@ type sandbox struct {
 	servers     servers
 	umask       int // the caller's, handed to the agent
 
+	health  health
 	session *event.Session
 	writer  *event.Writer
 	agent   *stage.Process

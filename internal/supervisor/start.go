@@ -107,17 +107,23 @@ func (s *sandbox) keep(ctx context.Context) (int, error) {
 	if s.agent.Listener >= 0 {
 		g := s.newGate(ctx)
 		defer g.Close()
+		s.health.watch(g, s.agent.Listener)
 		wg.Go(func() {
+			defer s.health.ended("the gate")
 			if gateErr = g.Run(); gateErr != nil {
 				s.agent.Stop() // calls would hang: end what would make them
 			}
 		})
 	}
 	wg.Go(func() {
+		defer s.health.ended("the proxy")
 		if proxyErr = s.serve(ctx, s.listener); proxyErr != nil {
 			s.agent.Stop()
 		}
 	})
+	if s.o.Started != nil {
+		s.o.Started(s.health.check)
+	}
 	wg.Go(func() {
 		select {
 		case <-ctx.Done():

@@ -1,0 +1,229 @@
+package proxy
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"time"
+
+	"sallyport/internal/event"
+)
+
+// code is the stable name of a refusal: "error" in the answer.
+type code string
+
+const (
+	badRequestCode      code = "bad_request"
+	headTimeout         code = "head_timeout"
+	headTooLarge        code = "head_too_large"
+	tooMany             code = "too_many_connections"
+	policyDenied        code = "policy_denied"
+	ssrfDenied          code = "ssrf_denied"
+	identityChanged     code = "identity_changed"
+	identityUnknown     code = "identity_unknown"
+	proxyLoop           code = "proxy_loop"
+	noName              code = "no_name"
+	nameMismatch        code = "name_mismatch"
+	notInspected        code = "inspection_unavailable"
+	unavailable         code = "unavailable"
+	upstreamUnreachable code = "upstream_unreachable"
+	upstreamTimeout     code = "upstream_timeout"
+	upstreamInvalid     code = "upstream_invalid"
+)
+
+// outcomes has a row for each code.
+var outcomes = map[code]struct {
+	status int
+	phrase string
+	steps  []string // what the agent can do
+}{
+	badRequestCode:      {400, "Bad Request", []string{"send one well-formed HTTP/1.1 request: CONNECT host:port, or an absolute http:// URI"}},
+	headTimeout:         {408, "Request Timeout", nil},
+	headTooLarge:        {431, "Request Header Fields Too Large", []string{"send fewer or shorter headers"}},
+	tooMany:             {429, "Too Many Requests", []string{"close connections that are not needed, then try again"}},
+	policyDenied:        {403, "Forbidden", []string{"do without this destination, or ask the person who runs this sandbox for the rule in rule_missing"}},
+	ssrfDenied:          {403, "Forbidden", []string{"use a public destination, or ask the person who runs this sandbox: private addresses need allowed_ips, services of the host need host_services"}},
+	identityChanged:     {403, "Forbidden", []string{"restore the program's file, or ask for a new sandbox"}},
+	identityUnknown:     {403, "Forbidden", []string{"run the request from an ordinary program file"}},
+	proxyLoop:           {403, "Forbidden", []string{"name the destination itself, not the proxy"}},
+	noName:              {403, "Forbidden", []string{"connect by host name, so that a rule can be found; TLS clients must send a server name"}},
+	nameMismatch:        {421, "Misdirected Request", []string{"open a connection of its own for each host"}},
+	notInspected:        {503, "Service Unavailable", []string{"ask the person who runs this sandbox to change the endpoint's rules"}},
+	unavailable:         {503, "Service Unavailable", []string{"try again"}},
+	upstreamUnreachable: {502, "Bad Gateway", []string{"the destination is allowed but cannot be reached: check its name and port, then try again"}},
+	upstreamTimeout:     {504, "Gateway Timeout", []string{"the destination is allowed but does not answer: try again"}},
+	upstreamInvalid:     {502, "Bad Gateway", []string{"the destination's answer cannot be read"}},
+}
+
+// denial is a verdict against an intent.
+type denial struct {
+	code     code
+	detail   string // a sentence, for the agent too
+	reason   string // finer than code; the same if empty
+	cause    error  // for the person only
+	decision Decision
+	addr     netip.Addr
+	missing  *rule
+	failed   bool // it was allowed, and did not work
+}
+
+// rule is what would have to be added to the policy, and no more.
+type rule struct {
+	Type       string         `json:"type"` // network_policy or allowed_ips
+	Host       string         `json:"host"`
+	Port       uint16         `json:"port"`
+	Binary     string         `json:"binary,omitempty"`
+	Policy     string         `json:"policy,omitempty"` // key of the network policy to change
+	AllowedIPs []netip.Prefix `json:"allowed_ips,omitempty"`
+}
+
+func (m *Missing) rule() *rule {
+	if m == nil {
+		return nil
+	}
+	return &rule{Type: "network_policy", Host: m.Host, Port: m.Port, Binary: m.Binary}
+}
+
+// answer is the body that the agent gets. The keys are those that agents know
+// from OpenShell, where the meaning is the same.
+type answer struct {
+	Error       code     `json:"error"`
+	Detail      string   `json:"detail"`
+	Reason      string   `json:"reason"`
+	Layer       string   `json:"layer"` // l4: the connection; l7: a request
+	Host        string   `json:"host,omitempty"`
+	Port        uint16   `json:"port,omitempty"`
+	Binary      string   `json:"binary,omitempty"`
+	Method      string   `json:"method,omitempty"`
+	Path        string   `json:"path,omitempty"`
+	Policy      string   `json:"policy,omitempty"`
+	RuleMissing *rule    `json:"rule_missing"`
+	NextSteps   []string `json:"next_steps"`
+	ID          string   `json:"id,omitempty"`
+}
+
+// form is how a refusal can be told to a client.
+type form uint8
+
+const (
+	formHTTP  form = iota // an answer with a body
+	formTLS               // an alert
+	formReset             // nothing but the end
+)
+
+// tlsAlert is a fatal access_denied, RFC 8446, section 6.
+var tlsAlert = []byte{21, 3, 3, 0, 2, 2, 49}
+
+// Bounds of the end of a refused connection: how long and how much is read, so
+// that closing with bytes unread does not destroy the answer on its way.
+const (
+	lingerTime  = 300 * time.Millisecond
+	lingerBytes = 64 << 10
+)
+
+// refuse makes the event of a denial, tells the client and ends the connection.
+func (x *session) refuse(in intent, no *denial, how form) {
+	if no.reason == "" {
+		no.reason = string(no.code)
+	}
+	id := ""
+	if !no.failed && x.denialID != nil {
+		id = x.denialID()
+	}
+	x.emit(x.denied(in, no, id))
+	x.client.SetDeadline(time.Now().Add(lingerTime))
+	switch how {
+	case formHTTP:
+		x.client.Write(x.response(in, no, id))
+	case formTLS:
+		x.client.Write(tlsAlert)
+	case formReset:
+		x.client.SetLinger(0)
+		return
+	}
+	if x.client.CloseWrite() == nil {
+		io.CopyN(struct{ io.Writer }{io.Discard}, x.client, lingerBytes)
+	}
+}
+
+// denied is the event.
+func (x *session) denied(in intent, no *denial, id string) event.Event {
+	d := no.decision
+	v := event.Verdict{
+		Disposition: event.Blocked, Reason: no.reason, Detail: no.detail,
+		Policy: d.Policy, Generation: d.Generation, Rule: d.Rule, Line: d.Line,
+	}
+	if no.cause != nil {
+		v.Detail += ": " + no.cause.Error()
+	}
+	where := event.Where{Host: in.host, Port: in.port, Addr: no.addr}
+	if !where.Addr.IsValid() {
+		where.Addr = in.addr
+	}
+	activity := event.Refuse
+	if no.failed {
+		activity, v.Disposition = event.Fail, event.Allowed
+	}
+	var e event.Event
+	if in.method != "" && in.method != "CONNECT" {
+		e = event.Request(in.http(outcomes[no.code].status), x.who, where, v)
+	} else {
+		e = event.Connection(activity, x.who, where, v)
+	}
+	e.Metadata.UID = id
+	return e
+}
+
+func (in intent) http(status int) event.HTTP {
+	path, query, _ := strings.Cut(in.path, "?")
+	return event.HTTP{
+		Method: in.method, Scheme: "http", Path: path, RawQuery: query,
+		Version: fmt.Sprintf("1.%d", in.minor), UserAgent: in.agent, Status: status,
+	}
+}
+
+// response is the whole HTTP answer. The detail is in the status line too: that
+// is all that many clients show of an answer to CONNECT.
+func (x *session) response(in intent, no *denial, id string) []byte {
+	out := outcomes[no.code]
+	layer := "l4"
+	if in.method != "" && in.method != "CONNECT" {
+		layer = "l7"
+	}
+	steps := append([]string{}, out.steps...)
+	if id != "" {
+		steps = append(steps, "the person who runs this sandbox learns more from: sallyport policy explain "+id)
+	}
+	path, _, _ := strings.Cut(in.path, "?")
+	body, err := json.Marshal(answer{
+		Error: no.code, Detail: no.detail, Reason: no.reason, Layer: layer, Host: in.host, Port: in.port, Binary: x.who.Exe,
+		Method: in.method, Path: path, Policy: no.decision.Policy, RuleMissing: no.missing, NextSteps: steps, ID: id,
+	})
+	if err != nil {
+		body = []byte(`{"error":"` + string(no.code) + `"}`)
+	}
+	body = append(body, '\n')
+	tag := "error=" + string(no.code)
+	if id != "" {
+		tag += "; id=" + id
+	}
+	h := fmt.Sprintf("HTTP/1.1 %d %s: %s\r\nX-Sallyport-Policy: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+		out.status, out.phrase, printable(no.detail), tag, len(body))
+	if in.method == "HEAD" {
+		return []byte(h)
+	}
+	return append([]byte(h), body...)
+}
+
+// printable makes text fit for a status line.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '.'
+		}
+		return r
+	}, s)
+	return s[:min(len(s), 160)]
+}

@@ -1,0 +1,102 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"sallyport/internal/event"
+)
+
+// Options of a Server. Decider and Resolver are required; the zero value of
+// every other field is its default.
+type Options struct {
+	Decider   Decider
+	Resolver  Resolver
+	Dialer    Dialer                // plain TCP by default
+	Inspector Inspector             // none by default
+	Events    event.Sink            // told of every verdict and every end; may be nil
+	DenialID  func() string         // gives each denial its id; may be nil
+	Self      netip.AddrPort        // where the proxy listens, to recognise itself
+	OwnAddr   func(netip.Addr) bool // whether an address is one of this host's; asks the kernel by default
+	Now       func() time.Time      // time.Now by default; for the length of connections
+	Limits    Limits
+}
+
+// Limits bound what one sandbox can make the proxy hold, and for how long.
+// What happens at each bound is in its comment; it is an event, too. Zero means
+// the default.
+type Limits struct {
+	Connections int           // at once; more get 429. Default: what the descriptors allow, at most 16,384
+	Requests    int           // connections that carry plain HTTP, at once; more get 503. Default 512
+	ConnectHead int           // bytes of a CONNECT head; more is 431. Default 8 KiB
+	RequestHead int           // bytes of another head, or of an answer's; more is 431 or 502. Default 32 KiB
+	HeadTime    time.Duration // for a whole head or ClientHello; longer is 408. Default 10 s
+	PeekTime    time.Duration // for a captured client to speak first. Default 300 ms
+	KeepAlive   time.Duration // between requests; longer closes. Default 60 s
+	Dial        time.Duration // for resolving and connecting; longer is 504. Default 15 s
+	Idle        time.Duration // without a byte either way; longer closes. Default 1 h
+	Lifetime    time.Duration // of a connection; longer closes. Default 24 h
+}
+
+// descriptorsKept are for what is not a connection of the agent: its files,
+// the gate, the policy DNS.
+const descriptorsKept = 512
+
+func (l Limits) withDefaults() (Limits, error) {
+	for _, n := range []*int{&l.Connections, &l.Requests, &l.ConnectHead, &l.RequestHead} {
+		if *n < 0 {
+			return l, errors.New("proxy: negative limit")
+		}
+	}
+	for _, d := range []*time.Duration{&l.HeadTime, &l.PeekTime, &l.KeepAlive, &l.Dial, &l.Idle, &l.Lifetime} {
+		if *d < 0 {
+			return l, errors.New("proxy: negative limit")
+		}
+	}
+	if l.Connections == 0 {
+		var err error
+		if l.Connections, err = affordable(); err != nil {
+			return l, err
+		}
+	}
+	def(&l.Requests, 512)
+	def(&l.ConnectHead, 8<<10)
+	def(&l.RequestHead, 32<<10)
+	def(&l.HeadTime, 10*time.Second)
+	def(&l.PeekTime, 300*time.Millisecond)
+	def(&l.KeepAlive, time.Minute)
+	def(&l.Dial, 15*time.Second)
+	def(&l.Idle, time.Hour)
+	def(&l.Lifetime, 24*time.Hour)
+	return l, nil
+}
+
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// affordable is how many connections the limit of descriptors allows, two each.
+func affordable() (int, error) {
+	var lim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
+		return 0, fmt.Errorf("proxy: limit of descriptors: %w", err)
+	}
+	n := (int64(min(lim.Cur, 1<<20)) - descriptorsKept) / 2
+	return int(max(16, min(n, 16384))), nil
+}
+
+// tcpDialer dials without a name in sight.
+type tcpDialer struct{}
+
+func (tcpDialer) Dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
+	var d net.Dialer
+	return d.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
+}

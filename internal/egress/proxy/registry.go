@@ -1,0 +1,150 @@
+package proxy
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// registry knows the connections that are open.
+type registry struct {
+	idle, lifetime, tick time.Duration
+	max                  int
+
+	mu    sync.Mutex
+	open  map[*live]struct{}
+	timer *time.Timer // runs while something is open
+	shut  bool
+}
+
+// The ends of a connection that are not its own.
+const (
+	endIdle     = "idle_timeout"
+	endLifetime = "lifetime_reached"
+	endPolicy   = "policy_changed"
+	endShutdown = "shutdown"
+	endBug      = "bug"
+)
+
+// live is an open connection as the registry sees it.
+type live struct {
+	client  *net.TCPConn
+	started time.Time
+	moved   atomic.Int64          // bytes, both ways
+	query   atomic.Pointer[Query] // what it was allowed, while something flows
+
+	mu       sync.Mutex
+	upstream *net.TCPConn
+	end      string // why it was closed from outside
+
+	seen  int64 // of moved; the sweeper's
+	quiet time.Duration
+	age   time.Duration
+}
+
+// attach makes up part of the connection, and closes it if that has ended.
+func (l *live) attach(up *net.TCPConn) (ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.end != "" {
+		up.Close()
+		return false
+	}
+	l.upstream = up
+	return true
+}
+
+// close ends the connection from outside; it is false if that was done before.
+func (l *live) close(why string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.end != "" {
+		return false
+	}
+	l.end = why
+	l.client.Close()
+	if l.upstream != nil {
+		l.upstream.Close()
+	}
+	return true
+}
+
+func (l *live) endedBy() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.end
+}
+
+func (r *registry) init(l Limits) {
+	r.idle, r.lifetime, r.max = l.Idle, l.Lifetime, l.Connections
+	r.tick = max(time.Millisecond, min(l.Idle/8, l.Lifetime/8, time.Minute))
+	r.open = map[*live]struct{}{}
+}
+
+func (r *registry) add(l *live) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.shut || len(r.open) >= r.max {
+		return false
+	}
+	r.open[l] = struct{}{}
+	if r.timer == nil {
+		r.timer = time.AfterFunc(r.tick, r.sweep)
+	}
+	return true
+}
+
+func (r *registry) remove(l *live) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.open, l)
+}
+
+func (r *registry) all() []*live {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*live, 0, len(r.open))
+	for l := range r.open {
+		out = append(out, l)
+	}
+	return out
+}
+
+func (r *registry) stop() {
+	r.mu.Lock()
+	r.shut = true
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.mu.Unlock()
+	for _, l := range r.all() {
+		l.close(endShutdown)
+	}
+}
+
+// sweep closes what was quiet or lived for too long. One timer looks at how far
+// the counters got, so that moving bytes costs no deadlines.
+func (r *registry) sweep() {
+	for _, l := range r.all() {
+		moved := l.moved.Load()
+		l.age += r.tick
+		l.quiet += r.tick
+		if moved != l.seen {
+			l.seen, l.quiet = moved, 0
+		}
+		switch {
+		case l.quiet >= r.idle:
+			l.close(endIdle)
+		case l.age >= r.lifetime:
+			l.close(endLifetime)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.open) == 0 || r.shut {
+		r.timer = nil
+		return
+	}
+	r.timer.Reset(r.tick)
+}

@@ -1,0 +1,157 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"sallyport/internal/egress/identity"
+	"sallyport/internal/event"
+)
+
+// Server carries the connections of one sandbox. It is safe for concurrent use.
+type Server struct {
+	decider   atomic.Pointer[Decider]
+	resolver  Resolver
+	dialer    Dialer
+	inspector Inspector
+	events    event.Sink
+	denialID  func() string
+	self      netip.AddrPort
+	own       func(netip.Addr) bool
+	now       func() time.Time
+	limits    Limits
+
+	conns    registry
+	requests chan struct{} // a token for each connection that carries plain HTTP
+	pipes    pipes
+}
+
+// New makes a Server, or says which option is wrong.
+func New(o Options) (*Server, error) {
+	limits, err := o.Limits.withDefaults()
+	switch {
+	case err != nil:
+		return nil, err
+	case o.Decider == nil:
+		return nil, errors.New("proxy: no decider")
+	case o.Resolver == nil:
+		return nil, errors.New("proxy: no resolver")
+	}
+	s := &Server{
+		resolver: o.Resolver, dialer: o.Dialer, inspector: o.Inspector, events: o.Events, denialID: o.DenialID,
+		self: o.Self, own: o.OwnAddr, now: o.Now, limits: limits,
+		requests: make(chan struct{}, limits.Requests),
+	}
+	if s.dialer == nil {
+		s.dialer = tcpDialer{}
+	}
+	if s.own == nil {
+		s.own = ownAddress
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.conns.init(limits)
+	s.SetDecider(o.Decider)
+	return s, nil
+}
+
+// SetDecider puts another policy in force for every decision from now on. A
+// connection keeps the decision it was given; CloseDisallowed ends those that
+// would get another one.
+func (s *Server) SetDecider(d Decider) { s.decider.Store(&d) }
+
+// CloseDisallowed closes every tunnel and running request for whose query still
+// is false, and returns their number. Call it after SetDecider: a connection
+// that was decided before and is established after is decided again.
+func (s *Server) CloseDisallowed(still func(Query) bool) int {
+	n := 0
+	for _, l := range s.conns.all() {
+		if q := l.query.Load(); q != nil && !still(*q) && l.close(endPolicy) {
+			n++
+		}
+	}
+	return n
+}
+
+// Close ends every connection and gives up what the Server holds. Connections
+// return from ServeConn on their own; their owner waits for them.
+func (s *Server) Close() {
+	s.conns.stop()
+	s.pipes.close()
+}
+
+// ServeConn carries one connection to the proxy itself: a CONNECT, or HTTP
+// requests with absolute URIs. It takes ownership of c and returns when c is
+// closed, which is soon after ctx is done. conn is what the ledger booked.
+func (s *Server) ServeConn(ctx context.Context, c *net.TCPConn, conn *identity.Connection) {
+	s.serve(ctx, c, conn, conn.Process, (*session).proxied)
+}
+
+// ServeCaptured carries one connection that was meant for wanted and led here.
+// name is what the policy DNS has given that address out for, or empty.
+// Ownership and life are as for ServeConn.
+func (s *Server) ServeCaptured(ctx context.Context, c *net.TCPConn, conn *identity.Connection, name string, wanted netip.AddrPort) {
+	s.serve(ctx, c, conn, conn.Process, func(x *session) { x.captured(name, wanted) })
+}
+
+// session is one connection of the agent.
+type session struct {
+	*Server
+	ctx     context.Context
+	client  *net.TCPConn
+	caller  Caller
+	process *identity.Process // identified; nil until the first decision
+	who     event.Who
+	live    *live
+}
+
+func (s *Server) serve(ctx context.Context, c *net.TCPConn, caller Caller, seen *identity.Process, run func(*session)) {
+	x := &session{Server: s, ctx: ctx, client: c, caller: caller, who: whoIs(seen), live: &live{client: c, started: s.now()}}
+	defer c.Close()
+	if !s.conns.add(x.live) {
+		x.refuse(intent{}, &denial{code: tooMany, detail: fmt.Sprintf("%d connections are open, which is the limit", s.limits.Connections)}, formHTTP)
+		return
+	}
+	defer s.conns.remove(x.live)
+	defer x.survive()
+	defer context.AfterFunc(ctx, func() { x.live.close(endShutdown) })()
+	run(x)
+}
+
+// survive turns a panic, which is a bug of ours, into the end of one connection.
+func (x *session) survive() {
+	if p := recover(); p != nil {
+		x.live.close(endBug)
+		x.emit(event.Finding(event.Found{
+			Kind: "proxy_panic", Title: "the proxy gave up on a connection", Severity: event.High,
+			Detail: fmt.Sprintf("bug: proxy: %v\n%s", p, debug.Stack()), Remedy: "report this with its text", Who: &x.who,
+		}))
+	}
+}
+
+func (x *session) emit(e event.Event) {
+	if x.events != nil {
+		x.events(e)
+	}
+}
+
+func whoIs(p *identity.Process) event.Who {
+	if p == nil {
+		return event.Who{}
+	}
+	w := event.Who{PID: p.PID, Exe: p.Exe, SHA256: p.SHA256}
+	if len(p.Ancestors) > 0 {
+		w.Ancestors = make([]event.Binary, len(p.Ancestors))
+	}
+	for i, a := range p.Ancestors {
+		w.Ancestors[i] = event.Binary{Path: a.Path, SHA256: a.SHA256}
+	}
+	return w
+}
