@@ -65,9 +65,11 @@ func connectOwn(a *agent) {
 
 func connectBeside(a *agent) {
 	for _, to := range a.Beside {
-		a.try("at_"+to, func() error { return a.reach("at_"+to, sockaddr(parse(to))) })
-		if ap := parse(to); ap.Addr().Is4() {
-			a.try("mapped_"+to, func() error { return a.reach("mapped_"+to, sockaddr6(ap)) })
+		ap := parse(to)
+		name := "at_" + ap.Addr().String()
+		a.try(name, func() error { return a.reach(name, sockaddr(ap)) })
+		if ap.Addr().Is4() {
+			a.try(name+"_mapped", func() error { return a.reach(name+"_mapped", sockaddr6(ap)) })
 		}
 	}
 }

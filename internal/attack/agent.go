@@ -130,6 +130,9 @@ func (a *agent) attempt(name string, probe bool, f func() error) {
 }
 
 func errnoName(e unix.Errno) string {
+	if e == unix.EOPNOTSUPP {
+		return "EOPNOTSUPP" // has a second name, ENOTSUP
+	}
 	if n := unix.ErrnoName(e); n != "" {
 		return n
 	}

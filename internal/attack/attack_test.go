@@ -3,6 +3,7 @@ package attack
 import (
 	"flag"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -31,5 +32,46 @@ func TestSuite(t *testing.T) {
 	r.Table(t.Output())
 	if r.Red() {
 		t.Error("red")
+	}
+}
+
+// TestControls runs the controls alone: each attack has to work where nothing
+// stops it, as far as this host lets anybody.
+func TestControls(t *testing.T) {
+	o := Options{Races: 1000}
+	if *only != "" {
+		o.Only = strings.Split(*only, ",")
+	}
+	cases, err := choose(o.Only)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "sallyport-attack-") // t.TempDir is root's alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	s, err := newSuite(o, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases = slices.DeleteFunc(cases, func(c Case) bool { return c.control == noControl || c.lacking() != "" })
+	sides, err := s.side(t.Context(), false, "", cases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cases {
+		t.Run(c.Name, func(t *testing.T) {
+			v := sides[c.Name]
+			if v.problem != "" || len(v.steps) == 0 {
+				t.Fatalf("%d steps, %s", len(v.steps), v.problem)
+			}
+			for _, s := range v.steps {
+				if s.Probe || s.State == stateDone || s.State == stateAbsent || slices.Contains(c.held, s.Errno) {
+					continue
+				}
+				t.Errorf("%s: %s %s %s", s.Name, s.State, s.Errno, s.Detail)
+			}
+		})
 	}
 }

@@ -7,7 +7,7 @@ import "time"
 func fileCases() []Case {
 	files := by(WallFiles, "EACCES", "EXDEV", "EPERM")
 	c := func(name, what string, attack func(*agent), stops ...stop) Case {
-		return Case{Name: name, Category: Files, What: what, twin: "workdir", files: true, attack: attack, stops: append(stops, files)}
+		return Case{Name: name, Category: Files, What: what, twin: "workdir", files: true, attack: attack, stops: append([]stop{files}, stops...)}
 	}
 	shared := by(WallFilter, "ENOSYS", "EPERM", "EACCES")
 	device := c("device_ioctl", "send commands to devices", deviceIoctl, by(WallFiles, "ENOENT"), shared)

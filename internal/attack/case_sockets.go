@@ -36,7 +36,7 @@ func socketCases() []Case {
 			What: "put a destination into a message on every kind of socket that the sandbox can have"},
 		{Name: "io_uring", Category: Sockets, twin: "proxy", attack: ioUring, stops: []stop{filtered}, held: []string{"EPERM"},
 			What: "make sockets and connect through a ring that no filter sees"},
-		{Name: "socket_options", Category: Sockets, twin: "proxy", attack: socketOptions, stops: []stop{filtered, by(WallGate, "EPERM", "EACCES")},
+		{Name: "socket_options", Category: Sockets, twin: "proxy", attack: socketOptions, stops: []stop{filtered, by(WallFilter, "ENOENT"), by(WallGate, "EPERM", "EACCES")},
 			What: "bend a brokered connection with options: source routes, interfaces, repair mode, other protocols on top"},
 		{Name: "inherited_descriptors", Category: Sockets, attack: inherited, stops: []stop{by(WallLaunch, wordNothing)},
 			What: "use a descriptor that the supervisor's caller left open"},

@@ -3,6 +3,7 @@ package attack
 import (
 	"encoding/binary"
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -90,7 +91,7 @@ func notifyFlood(a *agent) {
 		if err != nil {
 			return faultf("socket: %w", err)
 		}
-		_, gate := a.heap.alloc(8)
+		open, gate := a.heap.alloc(8)
 		sa := sockaddr(parse(a.TCP4))
 		at := a.heap.put(sa)
 		connect := []uintptr{unix.SYS_CONNECT, uintptr(fd), at, uintptr(len(sa))}
@@ -100,10 +101,10 @@ func notifyFlood(a *agent) {
 			[]uintptr{unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, 0},
 			connect,
 			[]uintptr{unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM, 0})
+		atomic.StoreUint64(word(open), 1) // who comes late does not wait
+		call(unix.SYS_FUTEX, gate, futexWake, 1<<30)
 		for ended := 0; ended < n; {
-			// Whoever comes to the gate late must not find it closed.
-			call(unix.SYS_FUTEX, gate, futexWake, 1<<30)
-			pid, err := unix.Wait4(-1, nil, unix.WALL|unix.WNOHANG, nil)
+			pid, err := unix.Wait4(-1, nil, unix.WALL, nil)
 			switch {
 			case err != nil && err != unix.EINTR:
 				return faultf("wait: %w", err)

@@ -83,12 +83,13 @@ func judge(c Case, out, in side) Result {
 		r = r.broken("inside: " + in.problem)
 	case out.problem != "" && c.control != noControl:
 		r = r.broken("control: " + out.problem)
-	case in.twin != "":
-		r = r.broken("allowed twin: " + in.twin)
 	case len(in.steps) == 0:
 		r = r.broken("nothing was tried")
 	default:
 		r = r.collect(c, out, in)
+	}
+	if in.twin != "" && !r.Verdict.Red() {
+		r = r.broken("allowed twin: " + in.twin)
 	}
 	if c.open != "" && r.Verdict == Escaped {
 		r.Verdict, r.Detail = Open, c.open

@@ -130,7 +130,6 @@ func privilegedCalls(a *agent) {
 		{"syslog", unix.SYS_SYSLOG, []uintptr{3, room, 16}},
 		{"settimeofday", unix.SYS_SETTIMEOFDAY, []uintptr{0, 1}},
 		{"quotactl", unix.SYS_QUOTACTL, []uintptr{0, text, 0, 0}},
-		{"process_mrelease", unix.SYS_PROCESS_MRELEASE, []uintptr{minusOne, 0}},
 		{"vhangup", unix.SYS_VHANGUP, nil},
 		{"sethostname", unix.SYS_SETHOSTNAME, []uintptr{text, 1 << 20}},
 	})

@@ -111,28 +111,26 @@ func procFiles(a *agent) {
 			}
 			return err
 		})
-		for _, file := range []string{"environ", "maps", "auxv", "smaps", "pagemap", "task/" + fmt.Sprint(p.PID) + "/environ"} {
+		for _, file := range []string{"environ", "maps", "auxv", "smaps", "pagemap", "task/PID/environ"} {
 			a.try(name+"_"+strings.ReplaceAll(file, "/", "_"), func() error {
-				b, err := os.ReadFile(dir + "/" + file)
+				file := strings.Replace(file, "PID", itoa(p.PID), 1)
 				if file == "pagemap" {
 					return openable(dir + "/" + file)
 				}
+				b, err := os.ReadFile(dir + "/" + file)
 				if err == nil && len(b) == 0 {
 					return &refusal{"EACCES", "empty"}
 				}
 				return err
 			})
 		}
-		for _, link := range []string{"exe", "cwd", "root", fmt.Sprintf("fd/%d", p.File), "map_files"} {
+		for _, link := range []string{"exe", "cwd", "root", "fd/0"} {
 			a.try(name+"_"+strings.ReplaceAll(link, "/", "_"), func() error {
-				if link == "map_files" || strings.HasPrefix(link, "fd/") {
-					_, err := os.ReadDir(dir + "/" + strings.TrimRight(link, "/0123456789"))
-					return err
-				}
 				_, err := os.Readlink(dir + "/" + link)
 				return err
 			})
 		}
+		a.try(name+"_map_files", func() error { _, err := os.ReadDir(dir + "/map_files"); return err })
 	}
 	v := fmt.Sprintf("/proc/%d", a.Victim.PID)
 	a.try("file_of_victim", func() error { return a.readSecret(fmt.Sprintf("%s/fd/%d", v, a.Victim.File)) })
@@ -227,18 +225,18 @@ func schedulingOutside(a *agent) {
 	for name, p := range a.preys() {
 		pid := uintptr(p.PID)
 		mask := a.heap.put(binary.NativeEndian.AppendUint64(nil, ^uint64(0)))
-		zero, zeroAt := a.heap.alloc(8)
-		clear(zero)
+		node0 := a.heap.put(number64(1))
+		_, zero := a.heap.alloc(8)
 		for _, v := range []struct {
 			name string
 			args []uintptr
 		}{
 			{"affinity", []uintptr{unix.SYS_SCHED_SETAFFINITY, pid, 8, mask}},
-			{"policy", []uintptr{unix.SYS_SCHED_SETSCHEDULER, pid, 0, zeroAt}},
-			{"parameter", []uintptr{unix.SYS_SCHED_SETPARAM, pid, zeroAt}},
+			{"policy", []uintptr{unix.SYS_SCHED_SETSCHEDULER, pid, 0, zero}},
+			{"parameter", []uintptr{unix.SYS_SCHED_SETPARAM, pid, zero}},
 			{"priority", []uintptr{unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, pid, 0}},
 			{"io_priority", []uintptr{unix.SYS_IOPRIO_SET, 1, pid, 2<<13 | 4}},
-			{"pages", []uintptr{unix.SYS_MIGRATE_PAGES, pid, 64, mask, mask}},
+			{"pages", []uintptr{unix.SYS_MIGRATE_PAGES, pid, 64, node0, node0}},
 		} {
 			a.try(name+"_"+v.name, func() error {
 				_, err := call(v.args[0], v.args[1:]...)

@@ -11,13 +11,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filterOf is a classic BPF program of one instruction: return verdict.
+// filterOf is a classic BPF program: verdict for socket and connect, and
+// everything else is allowed.
 func (a *agent) filterOf(verdict uint32) uintptr {
-	ins := binary.NativeEndian.AppendUint16(nil, unix.BPF_RET|unix.BPF_K)
-	ins = binary.NativeEndian.AppendUint32(append(ins, 0, 0), verdict)
+	const load, equal, ret = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, unix.BPF_RET | unix.BPF_K
+	program := []unix.SockFilter{
+		{Code: load}, // the number, at offset 0
+		{Code: equal, K: unix.SYS_CONNECT, Jt: 2},
+		{Code: equal, K: unix.SYS_SOCKET, Jt: 1},
+		{Code: ret, K: unix.SECCOMP_RET_ALLOW},
+		{Code: ret, K: verdict},
+	}
+	var text []byte
+	for _, i := range program {
+		text = binary.NativeEndian.AppendUint16(text, i.Code)
+		text = append(text, i.Jt, i.Jf)
+		text = binary.NativeEndian.AppendUint32(text, i.K)
+	}
 	prog, at := a.heap.alloc(16)
-	binary.NativeEndian.PutUint16(prog, 1)
-	binary.NativeEndian.PutUint64(prog[8:], uint64(a.heap.put(ins)))
+	binary.NativeEndian.PutUint16(prog, uint16(len(program)))
+	binary.NativeEndian.PutUint64(prog[8:], uint64(a.heap.put(text)))
 	return at
 }
 

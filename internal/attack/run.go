@@ -65,7 +65,7 @@ func (r *runner) run(ctx context.Context, off confine.Walls, extra ...string) ma
 			if err != nil {
 				s.problem = err.Error()
 			}
-			if said := lastLine(r.stderr.String()); said != "" {
+			if said := told(r.stderr.String()); said != "" {
 				s.problem += ": " + said
 			}
 		}
@@ -81,12 +81,22 @@ func (r *runner) run(ctx context.Context, off confine.Walls, extra ...string) ma
 	return out
 }
 
-func lastLine(s string) string {
-	s = strings.TrimSpace(s)
-	if i := strings.LastIndexByte(s, '\n'); i >= 0 {
-		s = s[i+1:]
+// told picks the line that matters of what a process wrote to standard error.
+func told(s string) string {
+	last := ""
+	if os.Getenv("ATTACK_DEBUG") != "" {
+		os.Stderr.WriteString(s)
 	}
-	return s
+	for l := range strings.Lines(s) {
+		l = strings.TrimSpace(l)
+		if strings.HasPrefix(l, "panic:") || strings.HasPrefix(l, "fatal error:") {
+			return l
+		}
+		if l != "" {
+			last = l
+		}
+	}
+	return last
 }
 
 // command is the process that runs the cases: the driver itself for a control,
@@ -260,6 +270,9 @@ func (r *runner) answer(l line) {
 	if c.outside != nil {
 		said = c.outside(r.scene, l.Detail)
 	}
+	if !r.alive() {
+		return
+	}
 	path := filepath.Join(r.spec.Workdir, rendezvous(l.Case))
 	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
 		// Without a reader this is ENXIO: a case that has died must not hold
@@ -270,13 +283,11 @@ func (r *runner) answer(l line) {
 			unix.Close(fd)
 			return
 		}
-		if !r.alive() {
-			return
-		}
 		time.Sleep(time.Millisecond)
 	}
 }
 
+// alive says whether the supervisor has been left alive.
 func (r *runner) alive() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

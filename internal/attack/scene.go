@@ -210,6 +210,11 @@ func (s *scene) beside() error {
 func (s *scene) makeUnix() error {
 	u, err := s.servers.unix(s.dir, s.spec.Token)
 	s.spec.Unix = u
+	for _, p := range []string{u.Stream, u.Datagram, u.Packet} {
+		if err == nil {
+			err = s.give(p)
+		}
+	}
 	return err
 }
 

@@ -42,10 +42,11 @@ func sockopts() []sockopt {
 	lo := append([]byte("lo"), 0)
 	route := looseRoute(net.IPv4(127, 0, 0, 2))
 	return []sockopt{
-		{"source_route", unix.AF_INET, unix.IPPROTO_IP, unix.IP_OPTIONS, route, false},
-		{"source_route_v6_socket", unix.AF_INET6, unix.IPPROTO_IP, unix.IP_OPTIONS, route, false},
-		{"source_route_level_high_bits", unix.AF_INET, unix.IPPROTO_IP | high, unix.IP_OPTIONS, route, false},
-		{"source_route_name_high_bits", unix.AF_INET, unix.IPPROTO_IP, unix.IP_OPTIONS | high, route, false},
+		// Newer kernels want CAP_NET_RAW for a source route.
+		{"source_route", unix.AF_INET, unix.IPPROTO_IP, unix.IP_OPTIONS, route, true},
+		{"source_route_v6_socket", unix.AF_INET6, unix.IPPROTO_IP, unix.IP_OPTIONS, route, true},
+		{"source_route_level_high_bits", unix.AF_INET, unix.IPPROTO_IP | high, unix.IP_OPTIONS, route, true},
+		{"source_route_name_high_bits", unix.AF_INET, unix.IPPROTO_IP, unix.IP_OPTIONS | high, route, true},
 		{"option_bytes", unix.AF_INET, unix.IPPROTO_IP, unix.IP_OPTIONS, []byte{68, 12, 5, 0, 'p', 'i', 'g', 'e', 'o', 'n', 's', '!'}, false},
 		{"routing_header", unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_RTHDR, segmentRoute(), false},
 		{"routing_header_rfc2292", unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_2292PKTOPTIONS, make([]byte, 24), false},

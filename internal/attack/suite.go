@@ -46,7 +46,17 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+	s, err := newSuite(o, dir)
+	if err != nil {
+		return nil, err
+	}
+	return s.run(ctx, cases)
+}
+
+// newSuite makes ready below dir what all scenes use.
+func newSuite(o Options, dir string) (*suite, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
 		return nil, err
 	}
 	s := &suite{o: o, dir: dir, agent: who{os.Getuid(), os.Getgid()}}
@@ -59,10 +69,8 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := os.Mkdir(dir+"/bin", 0o755); err != nil {
 		return nil, err
 	}
-	if s.exe, err = stageTools(dir + "/bin"); err != nil {
-		return nil, err
-	}
-	return s.run(ctx, cases)
+	s.exe, err = stageTools(dir + "/bin")
+	return s, err
 }
 
 // choose picks cases by name, in the order of the table.
