@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 	"time"
 
@@ -71,13 +72,16 @@ func (a *agent) answer(fd int, limit time.Duration) []byte {
 	}
 }
 
+// statusLine is the start of a response.
+var statusLine = regexp.MustCompile(`HTTP/1\.[01] ([0-9]{3})`)
+
 // status reads the status of the last response in b.
 func status(b []byte) string {
-	i := bytes.LastIndex(b, []byte("HTTP/1."))
-	if i < 0 || len(b) < i+12 {
+	all := statusLine.FindAllSubmatch(b, -1)
+	if len(all) == 0 {
 		return wordClosed
 	}
-	return wordHTTP + string(b[i+9:i+12])
+	return wordHTTP + string(all[len(all)-1][1])
 }
 
 // plain sends a request whose success shows in the answer: the greeting of a
