@@ -5,7 +5,13 @@ package main
 import (
 	"os"
 
+	"sallyport/internal/attack"
 	"sallyport/internal/cli"
 )
 
-func main() { os.Exit(cli.Main(os.Args...)) }
+func main() {
+	if handled, status := attack.Payload(os.Args); handled {
+		os.Exit(status)
+	}
+	os.Exit(cli.Main(os.Args...))
+}

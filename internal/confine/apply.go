@@ -32,7 +32,7 @@ func (p *Plan) Apply(spec stage.Spec) (*stage.Process, []Finding, error) {
 		spec.Ruleset = agent
 	}
 	if p.GuardScope {
-		guard, err := landlock.Create(landlock.Attr{Scoped: landlock.ScopeSignal})
+		guard, err := guardRuleset()
 		if err != nil {
 			return nil, nil, err
 		}
@@ -52,6 +52,22 @@ func (p *Plan) Apply(spec stage.Spec) (*stage.Process, []Finding, error) {
 	}
 	proc, err := stage.Start(spec)
 	return proc, findings, err
+}
+
+// guardRuleset makes the domain that holds signals in. Every Landlock layer
+// denies moving files between directories unless it grants REFER, whether it
+// handles files or not (LANDLOCK_ACCESS_FS_REFER in linux/landlock.h); so this
+// one grants it everywhere and leaves files to the agent's layer.
+func guardRuleset() (int, error) {
+	fd, err := landlock.Create(landlock.Attr{FS: landlock.Refer, Scoped: landlock.ScopeSignal})
+	if err != nil {
+		return -1, err
+	}
+	if err := grant(fd, FileRule{Path: "/", Access: landlock.Refer}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // agentRuleset opens every path of the plan and makes the agent's ruleset; -1

@@ -121,7 +121,7 @@ func TestDecisions(t *testing.T) {
 		{"listener", "seccomp", args{unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER}, e(unix.EBUSY)},
 		{"which personality", "personality", args{0xffffffff}, allow},
 		{"default personality", "personality", args{0}, allow},
-		{"no randomisation", "personality", args{unix.ADDR_NO_RANDOMIZE}, e(unix.EPERM)},
+		{"no randomisation", "personality", args{0x40000}, e(unix.EPERM)},
 		{"process name", "prctl", args{unix.PR_SET_NAME}, allow},
 		{"process memory map", "prctl", args{unix.PR_SET_MM, 14}, e(unix.EPERM)},
 		{"execveat", "execveat", args{3, 1, 1, 1, 0}, allow},

@@ -17,7 +17,13 @@ type decider struct {
 var _ proxy.Decider = decider{}
 
 func (d decider) Decide(ctx context.Context, q proxy.Query) (proxy.Decision, error) {
-	r, err := d.engine.Decide(ctx, rego.Input{Host: q.Host, Port: q.Port, Exe: q.Process.Exe, Ancestors: paths(q.Process.Ancestors)})
+	in := rego.Input{Host: q.Host, Port: q.Port, Exe: q.Process.Exe}
+	if q.Process.Kind == identity.File {
+		// A program without a file of its own, or behind a loader, is an identity
+		// of its own: that a named program started it does not speak for it.
+		in.Ancestors = paths(q.Process.Ancestors)
+	}
+	r, err := d.engine.Decide(ctx, in)
 	out := proxy.Decision{
 		Allow: r.Allow, Reason: r.Reason, Detail: r.Detail, Policy: d.source, Generation: r.Generation,
 		Rule: r.Policy, Line: r.Line, Endpoint: r.Endpoint, AllowedIPs: r.AllowedIPs,

@@ -1,3 +1,5 @@
+//go:build programs
+
 // Package programs runs real programs as agents: each reaches an allowed host
 // and is refused a denied one, once with the proxy in its environment and once
 // without knowing of any.
@@ -78,7 +80,7 @@ func TestPrograms(t *testing.T) {
 // bench is what all rows share: the program, the origin and its authority.
 type bench struct {
 	dir, bin, policy string
-	env              []string
+	path             string // the agent's PATH
 }
 
 func newBench(t *testing.T) *bench {
@@ -92,35 +94,42 @@ func newBench(t *testing.T) *bench {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)
 	}
+	b.path = toolchain(t, dir) + ":/usr/local/go/bin:/usr/local/bin:/usr/bin:/bin"
 	ca := newAuthority(t)
 	serveOrigin(t, ca, dir, allowedAddr, deniedAddr)
 	fatal(t, os.WriteFile(filepath.Join(dir, "ca.pem"), ca.pem, 0o644))
-	fatal(t, os.WriteFile(b.policy, []byte(strings.ReplaceAll(policyTemplate, "TOOLS", tools(t))), 0o644))
+	fatal(t, os.WriteFile(b.policy, []byte(strings.ReplaceAll(policyTemplate, "TOOLS", dir)), 0o644))
 	return b
 }
 
-// tools are the directories outside of /usr where this machine keeps what the
-// rows need; uid 65534 must be able to read them.
-func tools(t *testing.T) string {
-	dirs := []string{"/usr/local"}
-	for _, name := range []string{"python3", "cargo", "rustc"} {
-		if p, err := exec.LookPath(name); err == nil {
-			if real, err := filepath.EvalSymlinks(p); err == nil {
-				dirs = append(dirs, filepath.Dir(real))
-			}
+// toolchain links Rust's own directory, which rustup keeps in a home that uid
+// 65534 cannot enter, into dir. It returns the directory of its programs.
+func toolchain(t *testing.T, dir string) string {
+	out, err := exec.Command("rustc", "--print", "sysroot").Output()
+	if err != nil {
+		return "/usr/bin"
+	}
+	to := filepath.Join(dir, "rust")
+	if out, err := exec.Command("cp", "-al", strings.TrimSpace(string(out)), to).CombinedOutput(); err != nil {
+		t.Fatalf("linking the toolchain: %v\n%s", err, out)
+	}
+	return filepath.Join(to, "bin")
+}
+
+// installed says whether one of the directories in the agent's PATH has the program.
+func (b *bench) installed(name string) bool {
+	for d := range strings.SplitSeq(b.path, ":") {
+		if _, err := os.Stat(filepath.Join(d, name)); err == nil {
+			return true
 		}
 	}
-	return strings.Join(dirs, ", ")
+	return false
 }
 
 func (b *bench) row(t *testing.T, p program) string {
 	for _, n := range p.needs {
-		if _, err := exec.LookPath("/usr/bin/" + n); err != nil {
-			if _, err := os.Stat("/usr/local/bin/" + n); err != nil {
-				if _, err := os.Stat("/usr/local/go/bin/" + n); err != nil {
-					t.Skipf("%s is not installed", n)
-				}
-			}
+		if !b.installed(n) {
+			t.Skipf("%s is not installed", n)
 		}
 	}
 	mark := func(ok bool) string {
@@ -174,7 +183,7 @@ func (b *bench) try(t *testing.T, p program, host string, proxy bool) bool {
 	for _, kv := range []string{
 		"CURL_CA_BUNDLE=" + pem, "GIT_SSL_CAINFO=" + pem, "SSL_CERT_FILE=" + pem, "NODE_EXTRA_CA_CERTS=" + pem, "CARGO_HTTP_CAINFO=" + pem,
 		"HOME=" + work, "GOPATH=" + work + "/gopath", "GOCACHE=" + work + "/gocache", "GOMODCACHE=" + work + "/modcache", "GOTOOLCHAIN=local",
-		"CARGO_HOME=" + work + "/cargo", "npm_config_cache=" + work + "/npm", "PATH=/usr/local/go/bin:/usr/local/bin:/usr/bin:/bin",
+		"CARGO_HOME=" + work + "/cargo", "npm_config_cache=" + work + "/npm", "PATH=" + b.path,
 	} {
 		args = append(args, "--env", kv)
 	}

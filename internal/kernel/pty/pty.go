@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -35,8 +36,11 @@ type Relay struct {
 	master  *os.File
 	saved   *term.State
 	resize  chan os.Signal
-	copied  sync.WaitGroup
+	copied  sync.WaitGroup // what the agent writes
+	helpers sync.WaitGroup // everything else
 	done    chan struct{}
+	wake    [2]int // pipe: its write end is closed to end copyIn
+	drain   time.Duration
 }
 
 // Open makes a pseudo-terminal of the same size as in, which is put into raw
@@ -58,16 +62,38 @@ func Open(in, out *os.File) (*Relay, error) {
 	name := master.Name()
 	master.Close()
 	master = os.NewFile(uintptr(fd), name)
-	r := &Relay{Slave: slave, in: in, out: out, master: master, resize: make(chan os.Signal, 1), done: make(chan struct{})}
+	r := &Relay{Slave: slave, in: in, out: out, master: master, resize: make(chan os.Signal, 1), done: make(chan struct{}), drain: drain}
+	if err := unix.Pipe2(r.wake[:], unix.O_CLOEXEC); err != nil {
+		return nil, errors.Join(fmt.Errorf("pty: %w", err), master.Close(), slave.Close())
+	}
 	if err := pty.InheritSize(in, master); err != nil {
 		r.closeEnds()
 		return nil, fmt.Errorf("pty: window size: %w", err)
 	}
-	if r.saved, err = term.MakeRaw(int(in.Fd())); err != nil {
+	if r.saved, err = makeRaw(int(in.Fd())); err != nil {
 		r.closeEnds()
 		return nil, fmt.Errorf("pty: raw mode: %w", err)
 	}
 	return r, nil
+}
+
+// makeRaw puts a terminal into raw mode, in which a read never waits: whoever
+// reads has asked before whether there is something, and another program may
+// have taken it since.
+func makeRaw(fd int) (*term.State, error) {
+	saved, err := term.MakeRaw(fd)
+	if err != nil {
+		return nil, err
+	}
+	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err == nil {
+		t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 0, 0
+		err = unix.IoctlSetTermios(fd, unix.TCSETS, t)
+	}
+	if err != nil {
+		return nil, errors.Join(err, term.Restore(fd, saved))
+	}
+	return saved, nil
 }
 
 // Started begins to copy, and lets go of the agent's end, so that the last
@@ -77,8 +103,8 @@ func (r *Relay) Started() {
 	r.Slave = nil
 	signal.Notify(r.resize, syscall.SIGWINCH)
 	r.copied.Go(func() { io.Copy(r.out, r.master) })
-	go r.followSize()
-	go r.copyIn()
+	r.helpers.Go(r.followSize)
+	r.helpers.Go(r.copyIn)
 }
 
 func (r *Relay) followSize() {
@@ -92,25 +118,26 @@ func (r *Relay) followSize() {
 	}
 }
 
-// copyIn copies what the user types. A read from a terminal cannot be
-// interrupted without changing its file, so the goroutine may stay in its last
-// read until the program ends; what it reads then goes nowhere.
+// copyIn copies what the user types, until Close or until the terminal is gone.
 func (r *Relay) copyIn() {
+	in := int(r.in.Fd())
+	poll := []unix.PollFd{{Fd: int32(in), Events: unix.POLLIN}, {Fd: int32(r.wake[0]), Events: unix.POLLIN}}
 	b := make([]byte, 4096)
 	for {
-		n, err := r.in.Read(b)
-		if n > 0 {
-			if _, werr := r.master.Write(b[:n]); werr != nil {
+		if _, err := unix.Poll(poll, -1); err == unix.EINTR {
+			continue
+		} else if err != nil || poll[1].Revents != 0 {
+			return
+		}
+		n, err := unix.Read(in, b)
+		switch {
+		case err == unix.EINTR || err == unix.EAGAIN:
+		case err != nil || n == 0 && poll[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0:
+			return
+		case n > 0:
+			if _, err := r.master.Write(b[:n]); err != nil {
 				return
 			}
-		}
-		if err != nil {
-			return
-		}
-		select {
-		case <-r.done:
-			return
-		default:
 		}
 	}
 }
@@ -131,14 +158,20 @@ func (r *Relay) Close() error {
 		r.Slave.Close()
 		r.Slave = nil
 	}
-	r.master.SetReadDeadline(time.Now().Add(drain))
+	unix.Close(r.wake[1])
+	r.master.SetReadDeadline(time.Now().Add(r.drain))
 	r.copied.Wait()
 	err := term.Restore(int(r.in.Fd()), r.saved)
 	r.saved = nil
-	return errors.Join(err, r.master.Close())
+	err = errors.Join(err, r.master.Close()) // also ends a write to an agent that does not read
+	r.helpers.Wait()
+	unix.Close(r.wake[0])
+	return err
 }
 
 func (r *Relay) closeEnds() {
 	r.master.Close()
 	r.Slave.Close()
+	unix.Close(r.wake[0])
+	unix.Close(r.wake[1])
 }

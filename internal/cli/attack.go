@@ -1,0 +1,47 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"sallyport/internal/attack"
+)
+
+const attackHelp = `Tries to get out of the sandbox, on this host and now. Each case runs through the
+same start as "run", has a control that must work unsandboxed, and says which
+wall stopped it. The exit status is 1 if anything escaped or proved nothing.`
+
+func newAttack(s Streams) *cobra.Command {
+	var asJSON, list bool
+	var o attack.Options
+	cmd := &cobra.Command{
+		Use:   "attack",
+		Short: "try to get out, and see what stops it",
+		Long:  attackHelp,
+		Args:  noCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if list {
+				return attack.List(s.Out)
+			}
+			r, err := attack.Run(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			write := r.Table
+			if asJSON {
+				write = r.JSON
+			}
+			if err := write(s.Out); err != nil {
+				return err
+			}
+			if r.Red() {
+				return &statusError{status: 1}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&list, "list", false, "list the cases and run none")
+	cmd.Flags().StringSliceVar(&o.Only, "only", nil, "run the case `NAME`; may be repeated")
+	cmd.Flags().IntVar(&o.Races, "races", 0, "how often a race is run, `N`; default 100,000")
+	return cmd
+}
