@@ -50,23 +50,14 @@ func Open(in, out *os.File) (*Relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pty: %w", err)
 	}
-	// Through the poller, so that the last read can be given a deadline.
-	if err := syscall.SetNonblock(int(master.Fd()), true); err != nil {
-		return nil, errors.Join(fmt.Errorf("pty: %w", err), master.Close(), slave.Close())
+	if master, err = polled(master); err != nil {
+		return nil, errors.Join(err, slave.Close())
 	}
-	fd, err := syscall.Dup(int(master.Fd()))
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("pty: %w", err), master.Close(), slave.Close())
-	}
-	syscall.CloseOnExec(fd)
-	name := master.Name()
-	master.Close()
-	master = os.NewFile(uintptr(fd), name)
 	r := &Relay{Slave: slave, in: in, out: out, master: master, resize: make(chan os.Signal, 1), done: make(chan struct{}), drain: drain}
 	if err := unix.Pipe2(r.wake[:], unix.O_CLOEXEC); err != nil {
 		return nil, errors.Join(fmt.Errorf("pty: %w", err), master.Close(), slave.Close())
 	}
-	if err := pty.InheritSize(in, master); err != nil {
+	if err := r.copySize(); err != nil {
 		r.closeEnds()
 		return nil, fmt.Errorf("pty: window size: %w", err)
 	}
@@ -75,6 +66,21 @@ func Open(in, out *os.File) (*Relay, error) {
 		return nil, fmt.Errorf("pty: raw mode: %w", err)
 	}
 	return r, nil
+}
+
+// polled returns f as a file of the runtime's poller, so that its last read can
+// be given a deadline, and closes f. [os.File.Fd] of either undoes that.
+func polled(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		if err = unix.SetNonblock(fd, true); err != nil {
+			unix.Close(fd)
+		}
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("pty: %w", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // makeRaw puts a terminal into raw mode, in which a read never waits: whoever
@@ -107,11 +113,26 @@ func (r *Relay) Started() {
 	r.helpers.Go(r.copyIn)
 }
 
+// copySize gives the agent's terminal the size of the user's. It must not ask
+// the master for its number with Fd, which takes the file from the poller.
+func (r *Relay) copySize() error {
+	size, err := unix.IoctlGetWinsize(int(r.in.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return err
+	}
+	raw, err := r.master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := raw.Control(func(fd uintptr) { err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, size) })
+	return errors.Join(cerr, err)
+}
+
 func (r *Relay) followSize() {
 	for {
 		select {
 		case <-r.resize:
-			pty.InheritSize(r.in, r.master)
+			r.copySize()
 		case <-r.done:
 			return
 		}

@@ -195,6 +195,7 @@ func TestRelayHangup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.drain = 10 * time.Millisecond
 	c := run(t, r, `read line`)
 	keyboard.Close()
 	r.Close() // ends the agent's terminal, and says that the user's could not be put back
