@@ -73,14 +73,11 @@ var doors = []struct {
 	{"github.com/open-policy-agent/opa", []string{"internal/policy/rego"}},
 	{"github.com/spf13/cobra", []string{"internal/cli"}},
 	{"github.com/goccy/go-yaml", []string{"internal/policy", "tests"}},
-	{"github.com/google/jsonschema-go", []string{"internal/policy"}},
-	{"github.com/bmatcuk/doublestar", []string{"internal/policy/match"}},
 	{"golang.org/x/net/idna", []string{"internal/policy/match"}},
 	{"golang.org/x/net/bpf", []string{"internal/kernel/...", "internal/confine/...", "tests"}},
 	{"golang.org/x/net/dns/dnsmessage", []string{"internal/egress/dns", "tests"}},
 	{"golang.org/x/sys/unix", []string{"internal/kernel/...", "internal/confine/...", "internal/egress/...", "internal/supervisor", "internal/pod", "internal/attack/...", "tests"}},
 	{"golang.org/x/crypto/x509roots/fallback", []string{"deploy/image"}},
-	{"golang.org/x/sync", []string{"internal/egress/...", "internal/supervisor", "internal/attack/...", "tests"}},
 	{"golang.org/x/term", []string{"internal/kernel/pty", "internal/supervisor", "internal/cli", "tests"}},
 	{"github.com/creack/pty", []string{"internal/kernel/pty", "internal/supervisor", "tests"}},
 	{"github.com/vishvananda/netlink", []string{"internal/kernel/netns", "tests"}},
@@ -156,7 +153,7 @@ func sources(t *testing.T) (*token.FileSet, []source) {
 		if d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || path == "tools" || path == "bin") {
 			return fs.SkipDir
 		}
-		if d.IsDir() || !strings.HasSuffix(path, ".go") || path == "deps_tmp.go" {
+		if d.IsDir() || !strings.HasSuffix(path, ".go") {
 			return nil
 		}
 		src, err := os.ReadFile(path)

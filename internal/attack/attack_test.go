@@ -30,6 +30,11 @@ func TestSuite(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Table(t.Output())
+	if testing.Verbose() {
+		for _, v := range r.Results {
+			t.Logf("%5d ms %s: %s", v.Millis, v.Case, v.Detail)
+		}
+	}
 	if r.Red() {
 		t.Error("red")
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,7 +87,6 @@ func descriptorFlood(a *agent) {
 // notifyFlood lets ten thousand wait and then call at once.
 func notifyFlood(a *agent) {
 	a.try("calls", func() error {
-		const crowd = 10000
 		fd, err := socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 		if err != nil {
 			return faultf("socket: %w", err)
@@ -95,12 +95,13 @@ func notifyFlood(a *agent) {
 		sa := sockaddr(parse(a.TCP4))
 		at := a.heap.put(sa)
 		connect := []uintptr{unix.SYS_CONNECT, uintptr(fd), at, uintptr(len(sa))}
-		n := a.spawn(crowd, 0,
+		n := a.spawn(min(10000, a.Races), 0,
 			[]uintptr{unix.SYS_FUTEX, gate, futexWait, 0, 0},
 			connect,
 			[]uintptr{unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, 0},
 			connect,
 			[]uintptr{unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM, 0})
+		begin := time.Now()
 		atomic.StoreUint64(word(open), 1) // who comes late does not wait
 		call(unix.SYS_FUTEX, gate, futexWake, 1<<30)
 		for ended := 0; ended < n; {
@@ -115,7 +116,7 @@ func notifyFlood(a *agent) {
 		if err := a.fetchOrigin(); err != nil {
 			return foundf("after %d callers nothing is served: %v", n, err)
 		}
-		return &refusal{wordEnded, fmt.Sprintf("%d callers", n)}
+		return &refusal{wordEnded, fmt.Sprintf("%d callers, %v", n, time.Since(begin).Round(time.Millisecond))}
 	})
 }
 

@@ -50,11 +50,12 @@ func copyFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// memfdProgram runs a copy of this program from a file that has no name.
+// memfdProgram runs a copy of this program from a file that has no name, or
+// rather from one that is called like a program that may do more.
 func memfdProgram(a *agent) {
-	for name, flags := range map[string]int{"plain": 0, "sealed": unix.MFD_ALLOW_SEALING} {
+	for name, called := range map[string]string{"plain": "other", "like_path": filepath.Join(a.Tools, "other")} {
 		a.try(name, func() error {
-			fd, err := unix.MemfdCreate("sallyport", flags)
+			fd, err := unix.MemfdCreate(called, 0)
 			if err != nil {
 				return err
 			}
@@ -74,7 +75,7 @@ func memfdProgram(a *agent) {
 				return faultf("%w", err)
 			}
 			out.Close() // a file that is open for writing is not executed
-			return a.dialAs(path, a.Exe, a.Origin)
+			return a.dialAs(path, filepath.Join(a.Tools, "other"), a.ToolAt)
 		})
 	}
 	a.try("execveat", func() error { return a.execveat() })
@@ -104,7 +105,7 @@ func (a *agent) execveat() error {
 		return faultf("%w", err)
 	}
 	var argv []byte
-	for _, s := range []string{a.Exe, hidden, "dial", a.Proxy, a.Origin} {
+	for _, s := range []string{a.Exe, hidden, "dial", a.Proxy, a.ToolAt} {
 		argv = append(argv, number64(a.heap.text(s))...)
 	}
 	argv = append(argv, number64(0)...)
@@ -124,31 +125,51 @@ func (a *agent) execveat() error {
 	return spoken(b[:max(n, 0)], nil)
 }
 
-// deletedProgram runs a program whose file is gone before it asks.
+// deletedProgram runs an allowed program whose file is gone, or another one,
+// before it asks.
 func deletedProgram(a *agent) {
-	p := a.work("program")
-	a.try("deleted", func() error {
-		if err := copyFile(a.Exe, p); err != nil {
+	p := filepath.Join(a.Workdir, deletedTool)
+	for name, then := range map[string]func(){
+		"deleted":  func() { os.Remove(p) },
+		"replaced": func() { os.Remove(p); os.Symlink(filepath.Join(a.Tools, "other"), p) },
+		"moved":    func() { os.Rename(p, a.work("moved")) },
+	} {
+		a.try(name, func() error {
+			os.Remove(p)
+			if err := copyFile(a.Exe, p); err != nil {
+				return faultf("%w", err)
+			}
+			return a.dialAfter(p, then)
+		})
+	}
+	a.try("named_deleted", func() error {
+		// The kernel adds this to the name of a file that is gone.
+		odd := p + " (deleted)"
+		if err := copyFile(a.Exe, odd); err != nil {
 			return faultf("%w", err)
 		}
-		cmd := exec.Command(p, hidden, "dial", "-wait", a.Proxy, a.Origin)
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			return faultf("%w", err)
-		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			return faultf("%w", err)
-		}
-		if err := cmd.Start(); err != nil {
-			return startErrno(err)
-		}
-		os.Remove(p)
-		os.Symlink(a.Exe, p)
-		in.Close()
-		said, _ := io.ReadAll(out)
-		return spoken(said, cmd.Wait())
+		return a.dialAs(odd, p, a.ToolAt)
 	})
+}
+
+// dialAfter starts a dialling process, does something, and lets it dial.
+func (a *agent) dialAfter(path string, then func()) error {
+	cmd := exec.Command(path, hidden, "dial", "-wait", a.Proxy, a.ToolAt)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return faultf("%w", err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return faultf("%w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return startErrno(err)
+	}
+	then()
+	in.Close()
+	said, _ := io.ReadAll(out)
+	return spoken(said, cmd.Wait())
 }
 
 // spoofedName asks for what only the program `other` may have.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Verdict is how a case ended.
@@ -47,6 +48,7 @@ type side struct {
 	problem  string   // why the run says nothing
 	twin     string   // why the twin failed; empty if it did not
 	finished bool
+	took     time.Duration
 }
 
 // Result is what is known of a case in the end. Its JSON form is stable.
@@ -58,6 +60,7 @@ type Result struct {
 	StoppedBy string       `json:"stopped_by,omitempty"` // walls, in the order of the steps
 	Errno     string       `json:"errno,omitempty"`
 	Detail    string       `json:"detail,omitempty"`
+	Millis    int64        `json:"milliseconds"` // inside
 	Steps     []StepResult `json:"steps,omitempty"`
 }
 
@@ -73,7 +76,7 @@ type StepResult struct {
 
 // judge compares the two sides of a case. It is pure.
 func judge(c Case, out, in side) Result {
-	r := Result{Case: c.Name, Category: c.Category, What: c.What}
+	r := Result{Case: c.Name, Category: c.Category, What: c.What, Millis: in.took.Milliseconds()}
 	switch {
 	case !in.ran:
 		return r.broken(firstOf(in.problem, "the case did not run inside"))
@@ -127,7 +130,11 @@ func (r Result) collect(c Case, out, in side) Result {
 			r.Verdict, words = sr.Verdict, nil
 		}
 		if sr.Verdict == r.Verdict && sr.Verdict != Stopped {
-			words = addOnce(words, strings.TrimSuffix(s.Name+": "+sr.Detail, ": "))
+			word := strings.TrimSuffix(s.Name+": "+sr.Detail, ": ")
+			if sr.Verdict == Skipped {
+				word = sr.Detail
+			}
+			words = addOnce(words, word)
 		}
 		if sr.Verdict == Stopped {
 			walls, errnos = addOnce(walls, string(sr.StoppedBy)), addOnce(errnos, sr.Errno)

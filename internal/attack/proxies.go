@@ -204,7 +204,7 @@ func similarNames(a *agent) {
 	name := a.originName()
 	for _, n := range []string{
 		"x" + name, "sub." + name, name + ".evil.test", "evil.test", "a.b.wild.attack.test", "wild.attack.test", "xwild.attack.test", "a.wild.attack.test.evil.test",
-		"xn--rigin-kua.attack.test", "οrigin.attack.test", "..", "", "a..wild.attack.test", "-.wild.attack.test.",
+		"xn--rigin-kua.attack.test", "οrigin.attack.test", "..", "", "a..wild.attack.test",
 	} {
 		a.probe("connect_"+n, func() error { return a.tunnel("x", n+":80") })
 	}

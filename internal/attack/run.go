@@ -261,6 +261,7 @@ func (r *runner) ended(s *side, l line) {
 		s.problem = "ended by " + l.Errno
 	}
 	s.finished = true
+	s.took = time.Since(r.windows[len(r.windows)-1].start)
 }
 
 // answer does outside what a case asks for, and tells it through its FIFO.

@@ -124,8 +124,8 @@ func otherTransports(a *agent) {
 		{"dccp", sockDCCP, protoDCCP},
 		{"l2tp", unix.SOCK_DGRAM, protoL2TP},
 	} {
-		a.try(v.name, func() error { return a.opened(unix.AF_INET, v.typ, v.proto, v.name) })
-		a.try(v.name+"_v6", func() error { return a.opened(unix.AF_INET6, v.typ, v.proto, v.name) })
+		a.try(v.name, func() error { return a.opened(unix.AF_INET, v.typ, v.proto, "SCTP, DCCP or L2TP") })
+		a.try(v.name+"_v6", func() error { return a.opened(unix.AF_INET6, v.typ, v.proto, "SCTP, DCCP or L2TP") })
 	}
 }
 

@@ -15,8 +15,11 @@ import (
 // nobody is the agent's identity when the suite is started as root.
 const nobody = 65534
 
-// replacedTool is an allowed program that the agent itself may change.
-const replacedTool = "replaced-tool"
+// The allowed programs that the agent itself may change.
+const (
+	replacedTool = "replaced-tool"
+	deletedTool  = "deleted-tool"
+)
 
 // refusedNames are names that the policy allows, below refused.attack.test, and
 // that lead where nothing may.
@@ -56,10 +59,10 @@ func (s *scene) policyText(extra ...string) string {
 	if os.Geteuid() == 0 {
 		say("process: {run_as_user: \"%d\", run_as_group: \"%d\"}", s.agent.uid, s.agent.gid)
 	}
-	tool := filepath.Join(s.spec.Workdir, replacedTool)
 	say("network_policies:")
 	say("  origin:\n    endpoints:\n      - {host: %s, port: 80}\n      - {host: \"*.wild.attack.test\", port: 80}\n    binaries: [{path: %q}]", originName, s.spec.Exe)
-	say("  tool:\n    endpoints:\n      - {host: %s, port: 80}\n    binaries: [{path: %q}, {path: %q}]", toolName, filepath.Join(s.spec.Tools, "other"), tool)
+	say("  tool:\n    endpoints:\n      - {host: %s, port: 80}\n    binaries: [{path: %q}, {path: %q}, {path: %q}]", toolName,
+		filepath.Join(s.spec.Tools, "other"), filepath.Join(s.spec.Workdir, replacedTool), filepath.Join(s.spec.Workdir, deletedTool))
 	say("  refused:\n    endpoints:\n      - {host: %s, port: %d}", selfName, s.port)
 	for _, o := range s.spec.Others {
 		host, port, _ := strings.Cut(o, ":")

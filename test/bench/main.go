@@ -79,7 +79,7 @@ func prepare(dir string) []variant {
 		{"firejail --net=none", "firejail", []string{"firejail", "--quiet", "--noprofile", "--net=none", "--"}},
 	}
 	if _, err := exec.LookPath("cc"); err == nil {
-		run(exec.Command("cc", "-O2", "-static", "-o", limit, "test/bench/limit.c"))
+		run(exec.Command("cc", "-O2", "-static", "-o", limit, "test/bench/testdata/limit.c"))
 	}
 	return slices.DeleteFunc(all, func(v variant) bool {
 		if v.needs == "" {
