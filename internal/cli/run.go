@@ -78,6 +78,13 @@ func newRun(s Streams) *cobra.Command {
 
 func run(cmd *cobra.Command, s Streams, f runFlags, command []string) error {
 	out := personOn(s.Err)
+	note := func(text string) { sayf(out, "%s", text) }
+	if o, err := f.options(io.Discard); err == nil {
+		o.Note = note
+		if err := supervisor.ExecAsAgent(o, os.Args, os.Environ()); err != nil {
+			return exitError(err)
+		}
+	}
 	o, err := f.options(out)
 	if err != nil {
 		return err
@@ -86,14 +93,18 @@ func run(cmd *cobra.Command, s Streams, f runFlags, command []string) error {
 	defer log.close()
 	o.Command, o.Base, o.Version = command, os.Environ(), Version()
 	o.Stdin, o.Stdout, o.Stderr = s.In, s.Out, s.Err
-	o.Note = func(text string) { sayf(out, "%s", text) }
+	o.Note = note
 	o.Event = log.event
 	status, err := supervisor.Run(cmd.Context(), o)
 	if err == nil {
 		return statusOnly(status)
 	}
-	var exit *supervisor.ExitError
-	if errors.As(err, &exit) {
+	return exitError(err)
+}
+
+// exitError gives an error of the supervisor its exit status.
+func exitError(err error) error {
+	if exit, ok := errors.AsType[*supervisor.ExitError](err); ok {
 		return &statusError{exit.Status, err}
 	}
 	return err

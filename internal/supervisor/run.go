@@ -91,9 +91,11 @@ func (s *sandbox) prepare() error {
 
 func (s *sandbox) now() int64 { return time.Now().UnixNano() }
 
-func (s *sandbox) note(format string, args ...any) {
-	if s.o.Note != nil {
-		s.o.Note(fmt.Sprintf(format, args...))
+func (s *sandbox) note(format string, args ...any) { s.o.note(format, args...) }
+
+func (o Options) note(format string, args ...any) {
+	if o.Note != nil {
+		o.Note(fmt.Sprintf(format, args...))
 	}
 }
 
@@ -189,9 +191,9 @@ func (s *sandbox) becomeAgent() error {
 		}
 		return nil
 	}
-	who, err := caps.Target(s.policy.Process.RunAsUser, s.policy.Process.RunAsGroup, os.LookupEnv)
+	who, err := agentOfRoot(s.policy)
 	if err != nil {
-		return refused("", "process.run_as_user: %w", err)
+		return err
 	}
 	if err := caps.DropTo(who.UID, who.GID, who.Groups); err != nil {
 		return refused("", "giving up root: %w", err)
@@ -199,6 +201,39 @@ func (s *sandbox) becomeAgent() error {
 	s.o.Base = identityEnv(s.o.Base, who.UID, s.o.Workdir)
 	s.note("started as root: the agent and its supervisor run as uid %d without capabilities", who.UID)
 	return nil
+}
+
+// ExecAsAgent starts this program anew as the agent's identity, where root
+// started it and the program has threads that root cannot be taken from. It does
+// nothing in any other case. argv and env are the process's own. What root alone
+// can read is out of reach then: an error says so.
+func ExecAsAgent(o Options, argv, env []string) error {
+	if os.Geteuid() != 0 || caps.Reaches() {
+		return nil
+	}
+	who, err := agentOfRoot(o.Policy)
+	if err != nil {
+		return err
+	}
+	o.note("started as root: the agent and its supervisor run as uid %d without capabilities", who.UID)
+	if o.Workdir == "" {
+		o.Workdir, _ = os.Getwd() // of no consequence but HOME; the new program says what is wrong with it
+	}
+	env = identityEnv(env, who.UID, o.Workdir)
+	return refused("build sallyport with CGO_ENABLED=0", "%w", caps.ExecAs(who, "/proc/self/exe", argv, env))
+}
+
+// agentOfRoot is who root's agent becomes.
+func agentOfRoot(p *policy.Policy) (caps.Identity, error) {
+	var as policy.Process
+	if p != nil {
+		as = p.Process
+	}
+	who, err := caps.Target(as.RunAsUser, as.RunAsGroup, os.LookupEnv)
+	if err != nil {
+		return who, refused("", "process.run_as_user: %w", err)
+	}
+	return who, nil
 }
 
 // alreadyAgent checks that a policy's identity is the caller's own: without root

@@ -162,6 +162,32 @@ func checkChild(t *testing.T) {
 	}
 }
 
+// TestExecAs looks at what a program is that a thread of root has become.
+func TestExecAs(t *testing.T) {
+	const child = "CAPS_TEST_EXEC_AS"
+	if os.Getenv(child) != "" {
+		busyThreads(t, 4)
+		t.Fatal(ExecAs(Identity{UID: 1234, GID: 2345, Groups: []int{77, 66}}, "/bin/cat", []string{"cat", "/proc/self/status"}, nil))
+	}
+	testkit.Require(t, testkit.Root())
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestExecAs$")
+	cmd.Env = append(os.Environ(), child+"=1")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	got, err := parseThread(out)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := got.is(1234, 2345, []int{66, 77}); err != nil {
+		t.Error(err)
+	}
+	if err := ExecAs(Identity{GID: 1}, "/bin/true", nil, nil); err == nil {
+		t.Error("root can become root")
+	}
+}
+
 // busyThreads makes n threads exist and keeps them until the returned func.
 func busyThreads(t *testing.T, n int) (release func()) {
 	t.Helper()

@@ -74,6 +74,23 @@ func dropBounding(last int) error {
 
 // prove asks the kernel whether the way back is closed.
 func prove(uid, gid int, groups []int) error {
+	if err := noWayBack(); err != nil {
+		return err
+	}
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return fmt.Errorf("caps: %w", err)
+	}
+	for _, task := range tasks {
+		if err := proveThread("self/task/"+task.Name(), uid, gid, groups); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noWayBack tries to get root back on the calling thread.
+func noWayBack() error {
 	for _, way := range waysBack {
 		switch e := way.try(); e {
 		case unix.EPERM:
@@ -83,22 +100,21 @@ func prove(uid, gid int, groups []int) error {
 			return fmt.Errorf("%w: %s: %w, expected it to be refused with EPERM", ErrKept, way.name, e)
 		}
 	}
-	const dir = "/proc/self/task/"
-	tasks, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("caps: %w", err)
+	return nil
+}
+
+// proveThread reads what the kernel says about one thread, a directory of
+// /proc. One that has ended proves nothing wrong.
+func proveThread(dir string, uid, gid int, groups []int) error {
+	t, err := readThread("/proc/" + dir + "/status")
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return nil
 	}
-	for _, task := range tasks {
-		t, err := readThread(dir + task.Name() + "/status")
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
-			continue // the thread has ended
-		}
-		if err != nil {
-			return err
-		}
-		if err := t.is(uid, gid, groups); err != nil {
-			return fmt.Errorf("%w: thread %s: %w", ErrKept, task.Name(), err)
-		}
+	if err != nil {
+		return err
+	}
+	if err := t.is(uid, gid, groups); err != nil {
+		return fmt.Errorf("%w: thread %s: %w", ErrKept, dir, err)
 	}
 	return nil
 }

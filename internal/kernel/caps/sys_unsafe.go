@@ -1,6 +1,7 @@
 package caps
 
 import (
+	"fmt"
 	"syscall"
 	"unsafe"
 
@@ -25,6 +26,26 @@ func allThreadsNoCaps() error {
 	_, _, e := syscall.AllThreadsSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0)
 	if e != 0 {
 		return e
+	}
+	return nil
+}
+
+// threadIdentity sets groups, group and user of the calling thread alone, which
+// the functions of package syscall do for all threads.
+func threadIdentity(id Identity) error {
+	list := make([]uint32, max(len(id.Groups), 1))
+	for i, g := range id.Groups {
+		list[i] = uint32(g)
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(id.Groups)), uintptr(unsafe.Pointer(&list[0])), 0); e != 0 {
+		return fmt.Errorf("groups: %w", e)
+	}
+	gid, uid := uintptr(id.GID), uintptr(id.UID)
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); e != 0 {
+		return fmt.Errorf("group id: %w", e)
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); e != 0 {
+		return fmt.Errorf("user id: %w", e)
 	}
 	return nil
 }
