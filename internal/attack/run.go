@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/internal/confine"
+	"sallyport/internal/kernel/caps"
 )
 
 // afterlife is how long processes of a sandbox may be seen after its end.
@@ -116,7 +117,8 @@ func (r *runner) command(ctx context.Context, path string, off confine.Walls, ex
 		}
 		cmd.Args = []string{r.spec.Exe, hidden, "host"}
 		cmd.Stdin = bytes.NewReader(in)
-	} else {
+	}
+	if !r.spec.Inside || !caps.Reaches() { // else the supervisor gives root up itself
 		cmd.SysProcAttr.Credential = r.credential()
 	}
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + r.spec.Workdir, "TMPDIR=" + r.spec.Workdir}
