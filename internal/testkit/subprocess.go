@@ -55,10 +55,12 @@ func RunInSubprocess(t *testing.T, f func(t *testing.T), options ...func(*exec.C
 	switch said := out.String(); {
 	case err != nil:
 		t.Errorf("in the subprocess: %v\n%s", err, said)
-	case strings.Contains(said, "--- SKIP: "+t.Name()):
+	case strings.Contains(said, "--- SKIP: "+t.Name()+" ("):
 		t.Skipf("in the subprocess:\n%s", said)
-	case !strings.Contains(said, "--- PASS: "+t.Name()):
+	case !strings.Contains(said, "--- PASS: "+t.Name()+" ("):
 		t.Errorf("the subprocess did not run this test:\n%s", said)
+	default:
+		t.Logf("in the subprocess:\n%s", said) // with -v: what was skipped there
 	}
 }
 

@@ -86,3 +86,28 @@ func TestRequire(t *testing.T) {
 func TestNoLeaks(t *testing.T) {
 	RunInSubprocess(t, func(t *testing.T) { NoLeaks(t) })
 }
+
+// A neighbour is another host: reached by its addresses, with a loopback of its
+// own, and its resolver is the only one.
+func TestWithNeighbour(t *testing.T) {
+	WithNeighbour(t, func(t *testing.T, n *Neighbour) {
+		l := n.Listen(t, "203.0.113.10:80")
+		if _, err := net.Listen("tcp", "203.0.113.10:81"); err == nil {
+			t.Error("the neighbour's address is one of this host's")
+		}
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		local := n.Listen(t, "127.0.0.1:0")
+		if c, err := net.Dial("tcp", local.Addr().String()); err == nil {
+			c.Close()
+			t.Error("reached the neighbour's loopback")
+		}
+		UseResolver(t, "203.0.113.53")
+		if b, err := os.ReadFile("/etc/resolv.conf"); err != nil || !strings.Contains(string(b), "203.0.113.53") {
+			t.Errorf("resolv.conf = %q, %v", b, err)
+		}
+	}, "203.0.113.1/24", "203.0.113.10/24", "203.0.113.53/24")
+}
