@@ -58,17 +58,18 @@ func raiseLoopback(addresses []string) error {
 	return nil
 }
 
-// awaitRoute waits until a can be reached: the kernel puts the route to an IPv6
-// address into the table from a work queue (addrconf_dad_work).
+// awaitRoute waits until packets to a stay here: the kernel puts the local route
+// of an IPv6 address into the table from a work queue (addrconf_dad_work), after
+// the one that leads to the interface.
 func awaitRoute(a string) error {
 	end := time.Now().Add(2 * time.Second)
 	for {
-		c, err := net.Dial("udp", net.JoinHostPort(a, "9"))
-		if err == nil {
-			return c.Close()
+		routes, err := netlink.RouteGet(net.ParseIP(a))
+		if err == nil && len(routes) > 0 && routes[0].Type == syscall.RTN_LOCAL {
+			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("testkit: %s on lo: %w", a, err)
+			return fmt.Errorf("testkit: %s on lo: routes %v, %w", a, routes, err)
 		}
 		time.Sleep(time.Millisecond)
 	}
