@@ -165,26 +165,33 @@ func reap(agent uintptr, status *uint32) bool {
 }
 
 // killAll ends everything below the guard and returns when nothing is left.
-// Orphans come to the guard because it is their subreaper, so killing what is
-// its child, again and again, reaches the whole tree; where the signal scope of
-// its Landlock domain was proved, kill(-1) does it in one call that no fork can
-// outrun.
+// Orphans come to the guard because it is their subreaper: without a child of
+// its own it has no descendants, and killing what is its child, again and again,
+// reaches the whole tree. Where the signal scope of its Landlock domain was
+// proved, kill(-1) does it in one call that no fork can outrun; that call looks
+// at every process of the host, so it is not made for nobody.
 //
 //go:nosplit
 //go:norace
 func killAll(p *program) {
-	for {
+	for flags := uintptr(unix.WNOHANG); !childless(flags); flags = 0 {
 		if p.scoped {
 			syscall.RawSyscall(unix.SYS_KILL, ^uintptr(0), uintptr(syscall.SIGKILL), 0)
 		} else {
 			killChildren(p)
 		}
-		var st uint32
-		_, _, e := syscall.RawSyscall6(unix.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&st)), 0, 0, 0, 0)
-		if e != 0 && e != syscall.EINTR {
-			return
-		}
 	}
+}
+
+// childless reaps one child, for which it waits unless flags say otherwise, and
+// says whether there was none. Anything but a clear answer is a child.
+//
+//go:nosplit
+//go:norace
+func childless(flags uintptr) bool {
+	var st uint32
+	_, _, e := syscall.RawSyscall6(unix.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&st)), flags, 0, 0, 0)
+	return e == syscall.ECHILD
 }
 
 // killChildren kills the children that /proc/thread-self/children lists.
