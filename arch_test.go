@@ -59,6 +59,9 @@ var edges = []struct{ from, to, why string }{
 	{"internal/egress/proxy", "internal/egress/address", "judges every address before it dials"},
 	{"internal/egress/proxy", "internal/egress/identity", "serves connections that an identity came with"},
 	{"internal/egress/dns", "internal/egress/address", "answers only with addresses that could be dialled"},
+	{"internal/egress/l7/jsonrpc", "internal/egress/l7/jsonval", "a body that is JSON is read by the one exact reader"},
+	{"internal/egress/l7/mcp", "internal/egress/l7/jsonrpc", "MCP's messages are JSON-RPC messages"},
+	{"internal/egress/l7/mcp", "internal/egress/l7/jsonval", "a body that is JSON is read by the one exact reader"},
 	{"internal/pod", "internal/supervisor", "a pod's entry point starts the supervisor in its own process"},
 	{"test/...", "test/...", "a harness and its parts"},
 	{"test/kubernetes/...", "deploy/image/oci", "test images are written like the real ones"},
@@ -72,6 +75,7 @@ var doors = []struct {
 }{
 	{"github.com/open-policy-agent/opa", []string{"internal/policy/rego"}},
 	{"github.com/spf13/cobra", []string{"internal/cli"}},
+	{"github.com/go-json-experiment/json", []string{"internal/egress/l7/jsonval"}},
 	{"github.com/goccy/go-yaml", []string{"internal/policy", "tests"}},
 	{"golang.org/x/net/idna", []string{"internal/policy/match"}},
 	{"golang.org/x/net/bpf", []string{"internal/kernel/...", "internal/confine/...", "tests"}},

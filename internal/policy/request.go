@@ -9,11 +9,15 @@ type Request struct {
 	Query  map[string][]string // decoded
 
 	Operations []Operation // of a GraphQL request; each must be allowed
-	Calls      []Call      // of a JSON-RPC or MCP request; each of a batch must be allowed
+	Calls      []Call      // of a JSON-RPC or MCP request; each of a batch must be allowed. An MCP GET or DELETE has none
 }
 
 // MethodText is the method of a text message that a WebSocket client sends.
 const MethodText = "WEBSOCKET_TEXT"
+
+// MethodResponse is the method of a Call that is none: a client's answer to a
+// call of an MCP server (a ping, a question to the user).
+const MethodResponse = "response"
 
 // Operation is one GraphQL operation that a request would run.
 type Operation struct {
@@ -27,5 +31,5 @@ type Operation struct {
 type Call struct {
 	Method string
 	Tool   string            // of an MCP tools/call
-	Params map[string]string // scalars of params by dotted name, as text
+	Params map[string]string // scalars of params by dotted name, as text; of an MCP tools/call, arguments.NAME and so on
 }
