@@ -95,11 +95,11 @@ func (d *decoder) document(src []byte) ast.Node {
 	}
 	switch len(docs) {
 	case 0:
-		d.fail(nil, "the document is empty; expected version: 1 and the sections of a policy")
+		d.fail(nil, "the document is empty; expected version: 1 and its sections")
 		return nil
 	case 1:
 	default:
-		d.fail(docs[1].Body, "a second document; a policy is one document")
+		d.fail(docs[1].Body, "a second document; expected one")
 		return nil
 	}
 	d.forbid(docs[0].Body, 0)
