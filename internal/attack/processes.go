@@ -222,6 +222,7 @@ func limitsOutside(a *agent) {
 }
 
 func schedulingOutside(a *agent) {
+	const lowest = 19 // the only nice value that every process may ask for
 	for name, p := range a.preys() {
 		pid := uintptr(p.PID)
 		mask := a.heap.put(binary.NativeEndian.AppendUint64(nil, ^uint64(0)))
@@ -234,7 +235,7 @@ func schedulingOutside(a *agent) {
 			{"affinity", []uintptr{unix.SYS_SCHED_SETAFFINITY, pid, 8, mask}},
 			{"policy", []uintptr{unix.SYS_SCHED_SETSCHEDULER, pid, 0, zero}},
 			{"parameter", []uintptr{unix.SYS_SCHED_SETPARAM, pid, zero}},
-			{"priority", []uintptr{unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, pid, 0}},
+			{"priority", []uintptr{unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, pid, lowest}},
 			{"io_priority", []uintptr{unix.SYS_IOPRIO_SET, 1, pid, 2<<13 | 4}},
 			{"pages", []uintptr{unix.SYS_MIGRATE_PAGES, pid, 64, node0, node0}},
 		} {

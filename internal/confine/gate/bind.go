@@ -53,10 +53,22 @@ func (w *worker) streamBind(tw *twin, s sockaddr) verdict {
 	}
 	errno := bindTo(tw, to)
 	if errno == unix.EADDRINUSE {
-		// A server that the agent has closed may still be held here.
-		w.g.table.sweep()
-		errno = bindTo(tw, to)
+		// A socket that the agent has closed may still be held here.
+		return w.later("bind", errno, func(w *worker) verdict {
+			w.g.sweeper.wait()
+			tw.mu.Lock()
+			defer tw.mu.Unlock()
+			if tw.done || tw.bound.IsValid() {
+				return fail(unix.EINVAL)
+			}
+			return tw.boundTo(to, bindTo(tw, to))
+		})
 	}
+	return tw.boundTo(to, errno)
+}
+
+// boundTo notes where a bind has put the socket. The caller holds mu.
+func (tw *twin) boundTo(to netip.AddrPort, errno unix.Errno) verdict {
 	if errno == 0 {
 		tw.bound = to
 	}

@@ -28,7 +28,7 @@ func (w *worker) connect() verdict {
 	case tw.kind == kindNetlink:
 		return netlinkConnect(tw, s)
 	case tw.kind == kindUnix && s.family == unix.AF_UNIX:
-		return w.later("connect", func(w *worker) verdict { return w.unixConnect(tw, inode, s) })
+		return w.later("connect", unix.EAGAIN, func(w *worker) verdict { return w.unixConnect(tw, inode, s) })
 	case tw.kind == kindUnix:
 		return fail(unix.EINVAL)
 	case tw.kind == kindStream6 && s.family == unix.AF_INET6, tw.kind == kindStream4 && s.family == unix.AF_INET:

@@ -80,6 +80,7 @@ type Gate struct {
 	o       Options
 	l       *notify.Listener
 	table   table
+	sweeper sweeper
 	unix    unixPolicy
 	slots   chan struct{} // bounds the calls that wait for somebody else
 	calls   atomic.Uint64
@@ -90,7 +91,8 @@ type Gate struct {
 // New makes a gate. It takes ownership of l.
 func New(l *notify.Listener, o Options) *Gate {
 	g := &Gate{o: o, l: l, slots: make(chan struct{}, 64)}
-	g.table.init(o.Members)
+	g.table.init()
+	g.sweeper = sweeper{table: &g.table, members: o.Members, quit: make(chan struct{})}
 	g.unix = unixPolicy{granted: o.Unix, writable: o.Writable, own: map[fileID]struct{}{}}
 	return g
 }
@@ -106,6 +108,7 @@ func (g *Gate) Run() error {
 	for range workers - 1 {
 		err = errors.Join(err, <-errs)
 	}
+	close(g.sweeper.quit)
 	g.workers.Wait()
 	g.table.close()
 	return err
@@ -214,12 +217,13 @@ func (w *worker) reply(call string, v verdict) bool {
 }
 
 // later hands a call that may wait for somebody else to a goroutine, so that no
-// other caller waits with it. When too many wait already, the call is refused.
-func (w *worker) later(call string, do func(*worker) verdict) verdict {
+// other caller waits with it. When too many wait already, the call is refused
+// with full.
+func (w *worker) later(call string, full unix.Errno, do func(*worker) verdict) verdict {
 	select {
 	case w.g.slots <- struct{}{}:
 	default:
-		return refuse(unix.EAGAIN, "", "too many calls are waiting")
+		return refuse(full, "", "too many calls are waiting")
 	}
 	own := &worker{g: w.g, n: w.n}
 	w.g.workers.Go(func() {

@@ -39,25 +39,55 @@ func (w *worker) broker(k kind, domain, base, proto, flags int) verdict {
 	if err != nil {
 		return fail(errnoOf(err))
 	}
-	return w.give(&twin{kind: k, fd: fd}, fd, flags)
+	return w.give(&twin{kind: k, fd: fd}, flags)
 }
 
-// give files the twin under the inode of fd and hands fd to the caller. The
-// twin is filed first: the caller's next call may come before this one has
-// returned. It borrows fd; the twin's own descriptor is closed on failure.
-func (w *worker) give(tw *twin, fd, flags int) verdict {
+// give files the twin under the inode of its descriptor and hands that to the
+// caller. The twin is filed first: the caller's next call may come before this
+// one has returned. It takes the twin, which is released on failure. When the
+// table is full the caller waits until it has been seen which sockets are gone.
+func (w *worker) give(tw *twin, flags int) verdict {
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err := unix.Fstat(tw.fd, &st); err != nil {
 		tw.release()
 		return fail(errnoOf(err))
 	}
-	if !w.g.table.add(st.Ino, tw) {
-		tw.release()
-		return refuse(unix.ENFILE, "", "the sandbox holds too many unconnected sockets")
+	added, crowded := w.g.table.add(st.Ino, tw)
+	switch {
+	case !added:
+		return w.giveLater(tw, st.Ino, flags)
+	case crowded:
+		w.g.sweeper.soon(w.g.workers.Go)
 	}
-	if _, err := w.g.l.AddFDSend(w.n.ID, fd, flags&unix.SOCK_CLOEXEC != 0); err != nil {
-		w.g.table.drop(st.Ino)
-		return fail(errnoOf(err)) // ENOENT if the caller is gone; else EMFILE and the like
+	return w.hand(tw, st.Ino, flags)
+}
+
+func (w *worker) giveLater(tw *twin, inode uint64, flags int) verdict {
+	v := w.later("socket", unix.ENFILE, func(w *worker) verdict {
+		w.g.sweeper.wait()
+		if added, _ := w.g.table.add(inode, tw); !added {
+			tw.release()
+			return refuse(unix.ENFILE, "", "the sandbox holds too many unconnected sockets")
+		}
+		return w.hand(tw, inode, flags)
+	})
+	if !v.done {
+		tw.release()
+	}
+	return v
+}
+
+// hand gives the caller its end of a twin that has been filed.
+func (w *worker) hand(tw *twin, inode uint64, flags int) verdict {
+	if _, err := w.g.l.AddFDSend(w.n.ID, tw.fd, flags&unix.SOCK_CLOEXEC != 0); err != nil {
+		w.g.table.dropTwin(inode, tw)
+		return fail(errnoOf(err)) // the caller is gone, or its table is full: EMFILE
+	}
+	if tw.kind == kindDatagram {
+		tw.mu.Lock()
+		unix.Close(tw.fd) // the agent's own end is the only one left: its close is seen
+		tw.fd = -1
+		tw.mu.Unlock()
 	}
 	tw.given.Store(true)
 	return answered
@@ -77,11 +107,9 @@ func (w *worker) standIn(flags int) verdict {
 	if flags&unix.SOCK_NONBLOCK != 0 {
 		unix.SetNonblock(pair[0], true)
 	}
-	g, tw := w.g, &twin{kind: kindDatagram, fd: -1}
+	g, tw := w.g, &twin{kind: kindDatagram, fd: pair[0]}
 	tw.dgram = g.o.Datagram(pair[1], func() { g.table.forget(tw) })
-	v := w.give(tw, pair[0], flags)
-	unix.Close(pair[0]) // the agent's own end is the only one left: its close is seen
-	return v
+	return w.give(tw, flags)
 }
 
 func errnoOf(err error) unix.Errno {

@@ -1,16 +1,12 @@
 package gate
 
 import (
-	"fmt"
+	"maps"
 	"net/netip"
-	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
-
-	"sallyport/internal/kernel/procfs"
 )
 
 // kind is what a brokered socket was asked for as.
@@ -21,13 +17,13 @@ const (
 	kindStream6
 	kindUnix
 	kindNetlink
-	kindDatagram // a stand-in; the twin has no descriptor
+	kindDatagram // a stand-in, one end of a packet pair
 )
 
 // twin is the supervisor's hold on a socket of the agent.
 type twin struct {
 	kind  kind
-	fd    int // owned; -1 for a stand-in
+	fd    int // owned; -1 for a stand-in that was given away
 	mu    sync.Mutex
 	bound netip.AddrPort // where bind put it
 	file  bool           // a pathname unix socket is bound
@@ -44,14 +40,16 @@ const (
 	maxConnected = 16384
 )
 
+// crowd is how many twins there must be before a sweep is worth it.
+const crowd = 256
+
 // table files twins under the inode number of their socket. An inode number
 // names one open socket at a time; a descriptor that changes under the reader
 // only means another socket of this table.
 type table struct {
-	mu      sync.Mutex
-	twins   map[uint64]*twin
-	members func() []int
-	swept   int // twins left after the last sweep
+	mu    sync.Mutex
+	twins map[uint64]*twin
+	swept int // twins left after the last sweep
 
 	// connected remembers sockets whose twin was let go, so that a second
 	// connect says EISCONN, and so that an answer lost to a signal can be given
@@ -68,11 +66,10 @@ type outcome struct {
 	heard bool
 }
 
-func (t *table) init(members func() []int) {
+func (t *table) init() {
 	t.twins = map[uint64]*twin{}
 	t.connected = map[uint64]outcome{}
 	t.ring = make([]uint64, maxConnected)
-	t.members = members
 }
 
 func (t *table) find(inode uint64) *twin {
@@ -81,24 +78,19 @@ func (t *table) find(inode uint64) *twin {
 	return t.twins[inode]
 }
 
-// add files a twin. It reports false, and has taken nothing, when the table is full
-// even after a sweep.
-func (t *table) add(inode uint64, tw *twin) bool {
-	t.mu.Lock()
-	full := len(t.twins) >= maxTwins || (len(t.twins) >= 256 && len(t.twins) >= 2*t.swept)
-	t.mu.Unlock()
-	if full {
-		t.sweep()
-	}
+// add files a twin. It reports false, and has taken nothing, when the table is
+// full; crowded says that a sweep is due.
+func (t *table) add(inode uint64, tw *twin) (added, crowded bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	crowded = len(t.twins) >= crowd && len(t.twins) >= 2*t.swept
 	if len(t.twins) >= maxTwins {
-		return false
+		return false, true
 	}
 	delete(t.connected, inode) // an inode number comes back only as another socket
 	t.twins[inode] = tw
 	tw.inode.Store(inode)
-	return true
+	return true, crowded
 }
 
 // finish lets go of a twin: from now on the agent alone holds the socket, so
@@ -149,83 +141,51 @@ func (t *table) replay(inode uint64) (o outcome, known bool) {
 	return o, known
 }
 
-// drop forgets a twin without an outcome, when its agent end was never made or
-// is gone.
-func (t *table) drop(inode uint64) {
+// dropTwin forgets a twin without an outcome, when its agent end was never made
+// or is gone.
+func (t *table) dropTwin(inode uint64, tw *twin) {
 	t.mu.Lock()
-	tw := t.twins[inode]
-	delete(t.twins, inode)
-	t.mu.Unlock()
-	if tw != nil {
-		tw.mu.Lock()
-		defer tw.mu.Unlock()
-		tw.release()
+	if t.twins[inode] == tw {
+		delete(t.twins, inode)
 	}
+	t.mu.Unlock()
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.release()
 }
 
 // forget drops a stand-in whose agent end is gone.
 func (t *table) forget(tw *twin) {
 	if inode := tw.inode.Load(); inode != 0 {
-		t.drop(inode)
+		t.dropTwin(inode, tw)
 	}
 }
 
-// sweep drops the twins of sockets that no process of the sandbox holds any
-// more: closing a socket is not a notified call, so it is found out here. A
-// socket that is in flight in a control message is dropped too; its receiver
-// cannot connect it.
-func (t *table) sweep() {
+// given is every twin whose other end the agent has had.
+func (t *table) given() map[uint64]*twin {
 	t.mu.Lock()
-	old := make([]uint64, 0, len(t.twins))
+	defer t.mu.Unlock()
+	old := make(map[uint64]*twin, len(t.twins))
 	for inode, tw := range t.twins {
 		if tw.given.Load() {
-			old = append(old, inode)
+			old[inode] = tw
 		}
 	}
-	t.mu.Unlock()
-	// Two passes: a socket may move to a child that was forked behind the first.
-	held := map[uint64]bool{}
-	for range 2 {
-		for _, pid := range t.members() {
-			socketsOf(pid, held)
-		}
-	}
-	for _, inode := range old {
-		if !held[inode] {
-			t.drop(inode)
-		}
-	}
+	return old
+}
+
+// settled notes that what is filed now was held a moment ago.
+func (t *table) settled() {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.swept = len(t.twins)
-	t.mu.Unlock()
 }
 
 func (t *table) close() {
 	t.mu.Lock()
-	inodes := make([]uint64, 0, len(t.twins))
-	for inode := range t.twins {
-		inodes = append(inodes, inode)
-	}
+	all := maps.Clone(t.twins)
 	t.mu.Unlock()
-	for _, inode := range inodes {
-		t.drop(inode)
-	}
-}
-
-// socketsOf adds the inodes of the sockets that a process holds. A process that
-// ends meanwhile holds none.
-func socketsOf(pid int, held map[uint64]bool) {
-	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		return
-	}
-	for _, n := range names {
-		fd, err := strconv.Atoi(n.Name())
-		if err != nil {
-			continue
-		}
-		if inode, err := procfs.SocketInode(pid, fd); err == nil {
-			held[inode] = true
-		}
+	for inode, tw := range all {
+		t.dropTwin(inode, tw)
 	}
 }
