@@ -1,5 +1,3 @@
-//go:build programs
-
 package programs
 
 import (
@@ -19,6 +17,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -29,15 +29,8 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-// The names of the tests and the addresses behind them, all on the loopback
-// interface of a network namespace of the test's own.
-const (
-	allowedHost = "allowed.example"
-	deniedHost  = "denied.example"
-	allowedAddr = "93.184.216.34"
-	deniedAddr  = "93.184.216.35"
+	"sallyport/internal/testkit"
 )
 
 // authority is a certificate authority for one test.
@@ -75,22 +68,21 @@ func (a *authority) leaf(t *testing.T, names ...string) tls.Certificate {
 
 // serveOrigin serves the same content by HTTP on port 80 and by HTTPS on port
 // 443 of every address given.
-func serveOrigin(t *testing.T, ca *authority, dir string, addrs ...string) {
+func serveOrigin(t *testing.T, n *testkit.Neighbour, ca *authority, dir string, addrs ...string) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "hello from %s\n", r.Host) })
 	serveGit(t, mux, dir)
 	serveModules(t, mux)
 	serveNpm(t, mux)
-	serveCrates(mux)
+	serveCrates(t, mux)
 	cert := ca.leaf(t, allowedHost, deniedHost)
 	for _, addr := range addrs {
 		for _, port := range []string{"80", "443"} {
-			l, err := net.Listen("tcp", net.JoinHostPort(addr, port))
-			fatal(t, err)
+			l := n.Listen(t, net.JoinHostPort(addr, port))
 			if port == "443" {
 				l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}})
 			}
-			srv := &http.Server{Handler: mux, ErrorLog: nil}
+			srv := &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}
 			done := make(chan struct{})
 			go func() { srv.Serve(l); close(done) }()
 			t.Cleanup(func() { srv.Close(); <-done })
@@ -168,8 +160,8 @@ func serveNpm(t *testing.T, mux *http.ServeMux) {
 }
 
 // serveCrates is a sparse registry with one crate, doc.rust-lang.org/cargo/reference/registry-index.html.
-func serveCrates(mux *http.ServeMux) {
-	crate := crateFile()
+func serveCrates(t *testing.T, mux *http.ServeMux) {
+	crate := crateFile(t)
 	sum := sha256.Sum256(crate)
 	mux.HandleFunc("GET /crates/config.json", func(w http.ResponseWriter, r *http.Request) {
 		scheme := "http"
@@ -184,17 +176,14 @@ func serveCrates(mux *http.ServeMux) {
 	mux.HandleFunc("GET /crates/dl/tiny/1.0.0/download", func(w http.ResponseWriter, _ *http.Request) { w.Write(crate) })
 }
 
-func crateFile() []byte {
-	dir, err := os.MkdirTemp("", "crate")
-	if err != nil {
-		return nil
-	}
-	defer os.RemoveAll(dir)
+func crateFile(t *testing.T) []byte {
+	dir := t.TempDir()
 	src := filepath.Join(dir, "tiny-1.0.0", "src")
-	os.MkdirAll(src, 0o755)
-	os.WriteFile(filepath.Join(dir, "tiny-1.0.0", "Cargo.toml"), []byte("[package]\nname = \"tiny\"\nversion = \"1.0.0\"\nedition = \"2021\"\n"), 0o644)
-	os.WriteFile(filepath.Join(src, "lib.rs"), []byte("pub fn hello() {}\n"), 0o644)
-	out, _ := exec.Command("tar", "-C", dir, "-cz", "tiny-1.0.0").Output()
+	fatal(t, os.MkdirAll(src, 0o755))
+	fatal(t, os.WriteFile(filepath.Join(dir, "tiny-1.0.0", "Cargo.toml"), []byte("[package]\nname = \"tiny\"\nversion = \"1.0.0\"\nedition = \"2021\"\n"), 0o644))
+	fatal(t, os.WriteFile(filepath.Join(src, "lib.rs"), []byte("pub fn hello() {}\n"), 0o644))
+	out, err := exec.Command("tar", "-C", dir, "-cz", "tiny-1.0.0").Output()
+	fatal(t, err)
 	return out
 }
 
