@@ -26,6 +26,14 @@ var binaries = []struct {
 		"testing", "net/http/pprof", "expvar", "github.com/rogpeppe/...", "pgregory.net/...", "go.uber.org/goleak/...", "github.com/google/go-cmp/...",
 		"sallyport/internal/testkit/...",
 	}},
+	// every pod starts one and pays for what it links
+	{"sallyport-supervisor", 32 << 20, []string{
+		"k8s.io/...", "sigs.k8s.io/...", "database/sql", "modernc.org/...", "github.com/jackc/...", "charm.land/...", "github.com/charmbracelet/...",
+		"go.opentelemetry.io/...", "google.golang.org/grpc/...", "github.com/open-policy-agent/opa/v1/rego", "github.com/open-policy-agent/opa/v1/server/...",
+		"testing", "net/http/pprof", "expvar", "github.com/rogpeppe/...", "pgregory.net/...", "go.uber.org/goleak/...", "github.com/google/go-cmp/...",
+		"github.com/spf13/...", "golang.org/x/crypto/x509roots/...", "text/template", "html/template", "flag",
+		"sallyport/internal/testkit/...", "sallyport/internal/cli/...", "sallyport/internal/attack/...", "sallyport/internal/kube/...",
+	}},
 }
 
 // maxDirect is how many modules go.mod may require directly.

@@ -51,7 +51,7 @@ type sandbox struct {
 	agent   *stage.Process
 }
 
-// Run holds the command in a sandbox until it ends and returns its exit status:
+// Run holds the command in a sandbox until it ends or ctx does, and returns its exit status:
 // the agent's own, or 128+n when signal n ended it. The error is an *ExitError
 // when sallyport itself refused or failed; nothing of the sandbox is left then.
 func Run(ctx context.Context, o Options) (int, error) {

@@ -99,8 +99,8 @@ func startError(command string, err error) error {
 
 // keep runs the gate, the proxy and the terminal for as long as the sandbox
 // lives.
-func (s *sandbox) keep(ctx context.Context) (int, error) {
-	ctx, cancel := context.WithCancel(ctx)
+func (s *sandbox) keep(caller context.Context) (int, error) {
+	ctx, cancel := context.WithCancel(caller)
 	defer cancel()
 	var wg sync.WaitGroup
 	var gateErr, proxyErr error
@@ -121,6 +121,9 @@ func (s *sandbox) keep(ctx context.Context) (int, error) {
 			s.agent.Stop()
 		}
 	})
+	if os.Getpid() == 1 {
+		wg.Go(func() { s.reapOrphans(ctx) })
+	}
 	if s.o.Started != nil {
 		s.o.Started(s.health.check)
 	}
@@ -132,6 +135,9 @@ func (s *sandbox) keep(ctx context.Context) (int, error) {
 		}
 	})
 	status, err := s.agent.Wait()
+	if err != nil && caller.Err() != nil {
+		status, err = killed, nil // the caller has ended it, and nobody was left to tell the status
+	}
 	cancel()
 	s.listener.Close()
 	wg.Wait()
@@ -140,6 +146,9 @@ func (s *sandbox) keep(ctx context.Context) (int, error) {
 	}
 	return exitCode(status), nil
 }
+
+// killed is the status of a process that SIGKILL ended.
+const killed = syscall.WaitStatus(syscall.SIGKILL)
 
 func exitCode(st syscall.WaitStatus) int {
 	if st.Signaled() {

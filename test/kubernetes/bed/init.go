@@ -140,7 +140,7 @@ func (n *node) network() error {
 
 // path makes kubectl and the run's own runc and ctr the first to be found.
 func (n *node) path() error {
-	dirs := []string{n.Cache.KubernetesDir(), n.runtime.Shim, filepath.Dir(n.runtime.Runc), "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/bin"}
+	dirs := []string{n.Cache.KubernetesDir(), n.Cache.DebianDir(), n.runtime.Shim, filepath.Dir(n.runtime.Runc), "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/bin"}
 	return errors.Join(os.Setenv("PATH", strings.Join(dirs, ":")), os.Setenv("KUBECONFIG", n.Dirs.Kubeconfig()))
 }
 

@@ -111,8 +111,16 @@ func makeRunc(ctx context.Context, b *builder, dir string) error {
 		"-ldflags", "-s -w -X main.version="+Runc+" -extldflags -static", "github.com/opencontainers/runc@v"+Runc)
 }
 
+// makeDebian unpacks what a node needs, and nft with its libraries: kube-proxy
+// calls it, and the machine need not have it.
 func makeDebian(ctx context.Context, b *builder, dir string) error {
-	return b.unpack(ctx, dir, "containerd", "runc", "etcd-server", "containernetworking-plugins")
+	err := b.unpack(ctx, dir, "containerd", "runc", "etcd-server", "containernetworking-plugins",
+		"nftables", "libnftables1", "libmnl0", "libnftnl11", "libxtables12", "libjansson4", "libedit2", "libbsd0", "libmd0")
+	if err != nil {
+		return err
+	}
+	const script = "#!/bin/sh\nroot=$(dirname \"$0\")\nexport LD_LIBRARY_PATH=$(echo \"$root\"/usr/lib/*-linux-gnu):$(echo \"$root\"/lib/*-linux-gnu)\nexec \"$root/usr/sbin/nft\" \"$@\"\n"
+	return os.WriteFile(filepath.Join(dir, "nft"), []byte(script), 0o755)
 }
 
 // unpack downloads Debian packages and unpacks them below dir. Nothing is

@@ -61,9 +61,9 @@ func (c Cache) ContainerdDir() string { return c.path("containerd-" + Containerd
 // RuncDir holds the runc that was built from Go modules.
 func (c Cache) RuncDir() string { return c.path("runc-" + Runc) }
 
-// DebianDir is a tree of unpacked Debian packages: etcd, CNI plugins, and
+// DebianDir is a tree of unpacked Debian packages: etcd, CNI plugins, nft, and
 // Debian's containerd and runc.
-func (c Cache) DebianDir() string { return c.path("debian-node-1") }
+func (c Cache) DebianDir() string { return c.path("debian-node-2") }
 
 // AgentDir holds the Debian userland of the agents in tests.
 func (c Cache) AgentDir() string { return c.path("debian-agent-1") }
