@@ -50,6 +50,7 @@ func newRoot(s Streams) *cobra.Command {
 		newAttack(s),
 		newDemo(s),
 		newPolicy(s),
+		newKube(s),
 		newVersion(s),
 		newCompletion(s),
 		newMan(s),

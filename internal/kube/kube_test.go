@@ -34,7 +34,7 @@ func full() Options {
 		{Networks: []netip.Prefix{netip.MustParsePrefix("10.4.1.9/16")}, Ports: []uint16{5432}},
 	}
 	o.TargetPorts = map[uint16]uint16{80: 8080}
-	o.RunAsUser, o.HostUsers, o.Grace = 65532, &users, 60
+	o.RunAsUser, o.HostUsers, o.Grace, o.Events = 65532, &users, 60, "stderr"
 	return o
 }
 
@@ -159,6 +159,7 @@ func TestBadOptions(t *testing.T) {
 		{"quantity", func(o *Options) { o.Memory = "1 GB" }, "quantity"},
 		{"variable", func(o *Options) { o.Env = []string{"=x"} }, "NAME=VALUE"},
 		{"pull policy", func(o *Options) { o.PullPolicy = "Sometimes" }, "pull policy"},
+		{"events", func(o *Options) { o.Events = "syslog" }, "events"},
 		{"short grace", func(o *Options) { o.Grace = 2 }, "grace"},
 		{"negative user", func(o *Options) { o.RunAsUser = -1 }, "user"},
 		{"relative workdir", func(o *Options) { o.Workdir = "work" }, "absolute"},

@@ -36,6 +36,7 @@ type Options struct {
 	Granted    []string // paths that the policy lets the agent read
 	Secret     string   // a Secret that the supervisor reads; empty: none
 	Workdir    string   // "/work", an empty volume
+	Events     string   // where every event goes as a JSON line: "stderr", "stdout"; empty: nowhere
 
 	Needs       []Need            // what the policy's endpoints need
 	TargetPorts map[uint16]uint16 // port of a service → port of its pods
@@ -117,6 +118,11 @@ func (o Options) validate() error {
 		if !variable.MatchString(e) {
 			bad("env %q: expected NAME=VALUE", e)
 		}
+	}
+	switch o.Events {
+	case "", "stderr", "stdout":
+	default:
+		bad("events %q: expected stderr or stdout", o.Events)
 	}
 	switch o.PullPolicy {
 	case "", "Always", "IfNotPresent", "Never":

@@ -44,6 +44,7 @@ type supervisorConfig struct {
 	Secrets string   `json:"secrets,omitempty"`
 	Health  string   `json:"health"`
 	Grace   string   `json:"grace"`
+	Events  string   `json:"events,omitempty"`
 	Env     []string `json:"env,omitempty"`
 	Private []string `json:"private"`
 }
@@ -56,7 +57,7 @@ const (
 
 func (o Options) configMap() (configMap, error) {
 	c := supervisorConfig{
-		Workdir: o.Workdir, Health: fmt.Sprintf(":%d", HealthPort), Env: o.Env, Private: []string{Root},
+		Workdir: o.Workdir, Health: fmt.Sprintf(":%d", HealthPort), Events: o.Events, Env: o.Env, Private: []string{Root},
 		// the kubelet kills everything when the grace period ends: be earlier
 		Grace: fmt.Sprintf("%ds", o.Grace-2),
 	}
