@@ -10,6 +10,7 @@ import (
 	"sallyport/internal/egress/identity"
 	"sallyport/internal/egress/proxy"
 	"sallyport/internal/event"
+	"sallyport/internal/policy"
 	"sallyport/internal/policy/rego"
 )
 
@@ -49,6 +50,24 @@ func (e *engine) Decide(ctx context.Context, in rego.Input) (rego.Result, error)
 		return rego.Result{Reason: rego.ReasonError, Detail: err.Error()}, err
 	}
 	return r.Decide(ctx, in)
+}
+
+// EndpointFor is rego.Engine's.
+func (e *engine) EndpointFor(ctx context.Context, in rego.Input, path string) (*policy.Endpoint, error) {
+	r, err := e.compiled()
+	if err != nil {
+		return nil, err
+	}
+	return r.EndpointFor(ctx, in, path)
+}
+
+// DecideRequest is rego.Engine's; a policy that cannot be compiled allows nothing.
+func (e *engine) DecideRequest(ctx context.Context, in rego.Input, req policy.Request) (rego.RequestResult, error) {
+	r, err := e.compiled()
+	if err != nil {
+		return rego.RequestResult{Reason: rego.ReasonError, Detail: err.Error()}, err
+	}
+	return r.DecideRequest(ctx, in, req)
 }
 
 // Possible says whether some rule could allow the name.

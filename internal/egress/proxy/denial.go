@@ -71,19 +71,30 @@ type denial struct {
 
 // rule is what would have to be added to the policy, and no more.
 type rule struct {
-	Type       string         `json:"type"` // network_policy or allowed_ips
+	Type       string         `json:"type"` // network_policy, allowed_ips, or rest_allow, graphql_allow and so on
 	Host       string         `json:"host"`
 	Port       uint16         `json:"port"`
 	Binary     string         `json:"binary,omitempty"`
 	Policy     string         `json:"policy,omitempty"` // key of the network policy to change
 	AllowedIPs []netip.Prefix `json:"allowed_ips,omitempty"`
+
+	Method        string   `json:"method,omitempty"`
+	Path          string   `json:"path,omitempty"`
+	OperationType string   `json:"operation_type,omitempty"`
+	Fields        []string `json:"fields,omitempty"`
+	Tool          []string `json:"tool,omitempty"`
 }
 
 func (m *Missing) rule() *rule {
 	if m == nil {
 		return nil
 	}
-	return &rule{Type: "network_policy", Host: m.Host, Port: m.Port, Binary: m.Binary}
+	r := &rule{Type: "network_policy", Host: m.Host, Port: m.Port, Binary: m.Binary, Policy: m.Policy}
+	if a := m.Allow; a != nil {
+		r.Type = string(m.Protocol) + "_allow"
+		r.Method, r.Path, r.OperationType, r.Fields, r.Tool = a.Method, a.Path, a.OperationType, a.Fields, a.Tool
+	}
+	return r
 }
 
 // answer is the body that the agent gets. The keys are those that agents know

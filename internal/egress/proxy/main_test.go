@@ -37,7 +37,7 @@ func (r rules) Decide(_ context.Context, q Query) (Decision, error) {
 	}
 	return Decision{
 		Reason: "no_policy_for_host", Detail: fmt.Sprintf("no rule for host %q", q.Host), Policy: "test.yaml", Generation: 1,
-		Missing: &Missing{q.Host, q.Port, q.Process.Exe},
+		Missing: &Missing{Host: q.Host, Port: q.Port, Binary: q.Process.Exe},
 	}, nil
 }
 

@@ -31,7 +31,9 @@ type Decision struct {
 	Policy     string // name of the policy document
 	Generation uint64 // of the policy, 1 for the first
 	Rule       string // key of the network policy that allows it
-	Line       int    // of its endpoint
+	Line       int    // of its endpoint, or of the rule that decided about a request
+
+	Audited bool // denied, but for an endpoint that only wants to know
 
 	Endpoint    *policy.Endpoint // that allows it
 	AllowedIPs  []netip.Prefix   // what it grants beyond public addresses
@@ -39,11 +41,16 @@ type Decision struct {
 	Missing     *Missing         // the narrowest rule that would have allowed it, if one would
 }
 
-// Missing is a rule for one host, port and program.
+// Missing is a rule for one host, port and program, and for one kind of request
+// if the host and port are allowed.
 type Missing struct {
 	Host   string
 	Port   uint16
 	Binary string
+
+	Policy   string          // key of the network policy that the rule belongs to
+	Protocol policy.Protocol // of its endpoint
+	Allow    *policy.Match   // nil: the whole connection
 }
 
 // Resolver gives every address of a canonical host name. It is asked only for

@@ -1,23 +1,13 @@
 package rego
 
 import (
-	"encoding/binary"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"sallyport/internal/policy"
 	"sallyport/internal/policy/match"
-)
-
-const (
-	// maxPrograms bounds the remembered programs. A sandbox that starts more different ones makes the engine
-	// forget and match again; it cannot make it grow.
-	maxPrograms = 512
-	// maxProgramKey bounds the bytes of one of them. A longer line of ancestors is matched every time.
-	maxProgramKey = 4096
 )
 
 // callerIndex finds the binary lists of a policy that name a program. Policies with the same list share it, and
@@ -27,16 +17,14 @@ type callerIndex struct {
 	exact map[string][]*ast.Term // a path → the lists that hold it
 	globs map[string][]*ast.Term // a pattern → the lists that hold it
 
-	mu       sync.RWMutex
-	programs map[string]*ast.Term // programKey → set of lists
+	programs memory[*ast.Term] // programKey → set of lists
 }
 
 func newCallerIndex() *callerIndex {
 	return &callerIndex{
-		lists:    map[string]*ast.Term{},
-		exact:    map[string][]*ast.Term{},
-		globs:    map[string][]*ast.Term{},
-		programs: map[string]*ast.Term{},
+		lists: map[string]*ast.Term{},
+		exact: map[string][]*ast.Term{},
+		globs: map[string][]*ast.Term{},
 	}
 }
 
@@ -53,7 +41,7 @@ func (x *callerIndex) add(p *policy.NetworkPolicy) *ast.Term {
 	}
 	slices.Sort(patterns)
 	patterns = slices.Compact(patterns)
-	key := string(programKey(nil, patterns[0], patterns[1:]))
+	key := string(texts(nil, patterns...))
 	if list, ok := x.lists[key]; ok {
 		return list
 	}
@@ -72,23 +60,7 @@ func (x *callerIndex) add(p *policy.NetworkPolicy) *ast.Term {
 // of returns the set of binary lists that name exe or one of its ancestors. The set is shared: do not change it.
 func (x *callerIndex) of(exe string, ancestors []string) *ast.Term {
 	var buf [512]byte
-	key := programKey(buf[:0], exe, ancestors)
-	x.mu.RLock()
-	set, ok := x.programs[string(key)]
-	x.mu.RUnlock()
-	if ok {
-		return set
-	}
-	set = x.match(exe, ancestors)
-	if len(key) > maxProgramKey {
-		return set
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if len(x.programs) >= maxPrograms {
-		clear(x.programs)
-	}
-	x.programs[string(key)] = set
+	set, _ := x.programs.get(programKey(buf[:0], exe, ancestors), func() (*ast.Term, error) { return x.match(exe, ancestors), nil })
 	return set
 }
 
@@ -125,11 +97,7 @@ func settled(set ast.Set) *ast.Term {
 	return ast.NewTerm(set)
 }
 
-// programKey appends an unambiguous form of exe and ancestors to buf.
-func programKey(buf []byte, exe string, ancestors []string) []byte {
-	buf = append(binary.AppendUvarint(buf, uint64(len(exe))), exe...)
-	for _, path := range ancestors {
-		buf = append(binary.AppendUvarint(buf, uint64(len(path))), path...)
-	}
-	return buf
+// programKey appends an unambiguous form of exe and ancestors to key.
+func programKey(key []byte, exe string, ancestors []string) []byte {
+	return texts(texts(key, exe), ancestors...)
 }

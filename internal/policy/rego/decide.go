@@ -15,17 +15,28 @@ import (
 // what meets the limit is a bug, or a machine that stands still.
 const limit = 100 * time.Millisecond
 
-// The names of the module's input, as terms.
+// The names of the modules' input, as terms.
 var (
 	keyHosts     = ast.StringTerm("hosts")
 	keyPort      = ast.StringTerm("port")
 	keyCallers   = ast.StringTerm("callers")
 	keyIndex     = ast.StringTerm("index")
 	keyEndpoints = ast.StringTerm("endpoints")
+	keyPaths     = ast.StringTerm("paths")
+	keyTaking    = ast.StringTerm("taking")
+	keySelected  = ast.StringTerm("selected")
+	keyAudit     = ast.StringTerm("audit")
+	keyParts     = ast.StringTerm("parts")
+	keyAllow     = ast.StringTerm("allow")
+	keyDeny      = ast.StringTerm("deny")
 )
 
-// errUndefined is what comes back when the module gave no answer of the expected kind.
-var errUndefined = errors.New("bug: rego: the decision is undefined")
+var (
+	// errUndefined is what comes back when the module gave no answer of the expected kind.
+	errUndefined = errors.New("bug: rego: the decision is undefined")
+	// errStopped is in the error of a decision that took too long.
+	errStopped = errors.New("rego: the decision was stopped")
+)
 
 // Decide tells whether the program of in may reach its host and port.
 //
@@ -33,20 +44,15 @@ var errUndefined = errors.New("bug: rego: the decision is undefined")
 // [ReasonTimeout] or [ReasonError]. It wraps the error of ctx when ctx ended the decision.
 func (e *Engine) Decide(ctx context.Context, in Input) (res Result, err error) {
 	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("bug: rego: the decision panicked: %v", p)
-			res = e.denied(in, ReasonError)
+		if err != nil {
+			res = e.denied(in, reasonOf(err))
 		}
 	}()
-	wait := &patience{ctx: ctx, until: time.Now().Add(limit)}
-	admitting, reason, err := e.judge(wait, in)
+	defer recovered(&err)
+	admitting, reason, err := e.judge(newPatience(ctx), in)
 	switch {
-	case wait.err != nil:
-		return e.denied(in, ReasonTimeout), fmt.Errorf("rego: the decision was stopped: %w", wait.err)
-	case errors.Is(err, errUndefined):
-		return e.denied(in, ReasonUndefined), err
 	case err != nil:
-		return e.denied(in, ReasonError), fmt.Errorf("rego: %w", err)
+		return res, err
 	case len(admitting) == 0:
 		return e.denied(in, reason), nil
 	}
@@ -81,7 +87,7 @@ func (e *Engine) judge(wait *patience, in Input) (admitting []endpoint, reason s
 // ask puts a question to the module.
 func (e *Engine) ask(wait *patience, question ast.Body, input *ast.Term) (ast.Value, error) {
 	if wait.check(); wait.err != nil {
-		return nil, wait.err
+		return nil, fmt.Errorf("%w: %w", errStopped, wait.err)
 	}
 	var value ast.Value
 	err := topdown.NewQuery(question).
@@ -97,11 +103,17 @@ func (e *Engine) ask(wait *patience, question ast.Body, input *ast.Term) (ast.Va
 			}
 			return nil
 		})
-	return value, err
+	switch {
+	case wait.err != nil:
+		return nil, fmt.Errorf("%w: %w", errStopped, wait.err)
+	case err != nil:
+		return nil, fmt.Errorf("rego: %w", err)
+	}
+	return value, nil
 }
 
-// input makes the input document of the module.
-func (e *Engine) input(in Input) *ast.Term {
+// input makes the input document of egress.rego, with what another module asks for.
+func (e *Engine) input(in Input, more ...[2]*ast.Term) *ast.Term {
 	var found [8]*hostPattern
 	var terms [8]*ast.Term
 	hosts := terms[:0]
@@ -112,12 +124,12 @@ func (e *Engine) input(in Input) *ast.Term {
 	if port == nil {
 		port = ast.InternedTerm(int(in.Port))
 	}
-	return ast.ObjectTerm(
+	return ast.ObjectTerm(append(more,
 		ast.Item(keyHosts, ast.ArrayTerm(hosts...)),
 		ast.Item(keyPort, port),
 		ast.Item(keyCallers, e.callers.of(in.Exe, in.Ancestors)),
 		ast.Item(keyIndex, e.index),
-	)
+	)...)
 }
 
 // lookUp returns the endpoints with these ids, the smallest id first.

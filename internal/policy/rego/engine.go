@@ -9,6 +9,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"sallyport/internal/policy"
+	"sallyport/internal/policy/match"
 )
 
 // Engine answers for one generation of one policy. It is safe for use by several goroutines.
@@ -17,10 +18,16 @@ type Engine struct {
 	program    *program
 	hosts      *hostIndex
 	callers    *callerIndex
-	endpoints  []endpoint // by endpoint id
+	endpoints  []endpoint   // by endpoint id
+	inspected  []*inspected // by endpoint id; nil for one that is not
+	selectors  match.Paths[string]
+	audit      *ast.Term // the ids of endpoints in audit
 	services   map[hostPort]*policy.HostService
 	index      *ast.Term // input.index of the module
 	ports      map[uint16]*ast.Term
+
+	fields   memory[*field]  // which endpoints take a request in
+	verdicts memory[verdict] // what follows from the rules that match
 }
 
 // endpoint is where an endpoint id points.
@@ -67,6 +74,7 @@ func Compile(p *policy.Policy, generation uint64) (*Engine, error) {
 		}
 	}
 	e.index = draft.term(e.ports)
+	e.selectors, e.audit = selectorsOf(e.inspected)
 	return e, nil
 }
 
@@ -86,11 +94,16 @@ func (e *Engine) add(d draft, np *policy.NetworkPolicy) error {
 			return fmt.Errorf("endpoint %d: %w", i, err)
 		}
 		id := ast.InternedTerm(len(e.endpoints))
+		read, err := inspect(len(e.endpoints), np, i)
+		if err != nil {
+			return fmt.Errorf("endpoint %d: %w", i, err)
+		}
 		e.endpoints = append(e.endpoints, endpoint{np, i})
+		e.inspected = append(e.inspected, read)
 		for _, pattern := range patterns {
 			pattern.grants = pattern.grants || callers != nil
 			for _, port := range np.Endpoints[i].Ports {
-				d.put(pattern, port, callers, id)
+				d.put(pattern, port, read, callers, id)
 			}
 		}
 	}
@@ -125,58 +138,4 @@ func byKey(policies []policy.NetworkPolicy) []*policy.NetworkPolicy {
 	}
 	slices.SortStableFunc(sorted, func(a, b *policy.NetworkPolicy) int { return cmp.Compare(a.Key, b.Key) })
 	return sorted
-}
-
-// draft is input.index while it grows: host pattern → port → binary list → endpoint ids.
-type draft map[*hostPattern]map[uint16]*draftEntry
-
-type draftEntry struct {
-	callers ast.Set
-	ids     map[*ast.Term][]*ast.Term
-}
-
-// put files an endpoint. Without callers its host and port are known, so that a denial can say what is missing.
-func (d draft) put(pattern *hostPattern, port uint16, callers, id *ast.Term) {
-	ports := d[pattern]
-	if ports == nil {
-		ports = map[uint16]*draftEntry{}
-		d[pattern] = ports
-	}
-	entry := ports[port]
-	if entry == nil {
-		entry = &draftEntry{callers: ast.NewSet(), ids: map[*ast.Term][]*ast.Term{}}
-		ports[port] = entry
-	}
-	if callers == nil {
-		return
-	}
-	entry.callers.Add(callers)
-	entry.ids[callers] = append(entry.ids[callers], id)
-}
-
-// term makes the module's index, and collects in terms the port numbers that occur.
-func (d draft) term(terms map[uint16]*ast.Term) *ast.Term {
-	hosts := ast.NewObjectWithCapacity(len(d))
-	for pattern, ports := range d {
-		byPort := ast.NewObjectWithCapacity(len(ports))
-		for port, entry := range ports {
-			if terms[port] == nil {
-				terms[port] = ast.InternedTerm(int(port))
-			}
-			byPort.Insert(terms[port], entry.term())
-		}
-		hosts.Insert(pattern.term, ast.NewTerm(byPort))
-	}
-	return ast.NewTerm(hosts)
-}
-
-func (e *draftEntry) term() *ast.Term {
-	ids := ast.NewObjectWithCapacity(len(e.ids))
-	for list, of := range e.ids {
-		ids.Insert(list, ast.ArrayTerm(of...))
-	}
-	return ast.ObjectTerm(
-		ast.Item(keyCallers, settled(e.callers)),
-		ast.Item(keyEndpoints, ast.NewTerm(ids)),
-	)
 }

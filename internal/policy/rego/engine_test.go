@@ -186,21 +186,21 @@ func TestHostPossible(t *testing.T) {
 // TestCallers_bounded: many programs neither grow the memory of the engine nor change its answers.
 func TestCallers_bounded(t *testing.T) {
 	e := compile(t, onePolicy())
-	for i := range 3 * maxPrograms {
+	for i := range 3 * maxRemembered {
 		in := curl
 		in.Ancestors = []string{fmt.Sprintf("/bin/tool%d", i)}
 		if !decide(t, e, in).Allow {
 			t.Fatalf("Decide(%+v) denied, want allowed", in)
 		}
-		if n := len(e.callers.programs); n > maxPrograms {
-			t.Fatalf("%d programs are remembered, want at most %d", n, maxPrograms)
+		if n := len(e.callers.programs.answers); n > maxRemembered {
+			t.Fatalf("%d programs are remembered, want at most %d", n, maxRemembered)
 		}
 	}
-	n := len(e.callers.programs)
+	n := len(e.callers.programs.answers)
 	in := curl
-	in.Ancestors = []string{"/" + strings.Repeat("x", maxProgramKey)}
-	if !decide(t, e, in).Allow || len(e.callers.programs) != n {
-		t.Errorf("an endless ancestor: %d programs remembered, want %d", len(e.callers.programs), n)
+	in.Ancestors = []string{"/" + strings.Repeat("x", maxKey)}
+	if !decide(t, e, in).Allow || len(e.callers.programs.answers) != n {
+		t.Errorf("an endless ancestor: %d programs remembered, want %d", len(e.callers.programs.answers), n)
 	}
 }
 

@@ -15,40 +15,56 @@ var sources embed.FS
 // schema does not exist for the compiler.
 var builtins = []*ast.Builtin{
 	ast.And,      // a & b, of sets
+	ast.Equal,    // ==
 	ast.Equality, // unification
 	ast.NotEqual, // !=
 }
 
 // The questions that are put to the modules. The answer is bound to the variable of that name.
 const (
-	askAdmitted = "answer = data.sallyport.egress.admitted"
-	askReason   = "answer = data.sallyport.egress.reason"
-	answer      = ast.Var("answer")
+	askAdmitted  = "answer = data.sallyport.egress.admitted"
+	askReason    = "answer = data.sallyport.egress.reason"
+	askTaking    = "answer = data.sallyport.request.taking"
+	askPermitted = "answer = data.sallyport.request.permitted"
+	askAudited   = "answer = data.sallyport.request.audited"
+	askRefusing  = "answer = data.sallyport.request.refusing"
+	askUnmatched = "answer = data.sallyport.request.unmatched"
+	answer       = ast.Var("answer")
 )
 
 // program is the compiled modules and the questions. It holds nothing of a policy and is safe for use by several
 // goroutines.
 type program struct {
 	compiler *ast.Compiler
-	admitted ast.Body
-	reason   ast.Body
+
+	admitted, reason                                ast.Body
+	taking, permitted, audited, refusing, unmatched ast.Body
 }
 
 // newProgram compiles the modules that are shipped inside the program.
 func newProgram() (*program, error) {
-	entries, err := sources.ReadDir(".")
+	modules, err := shipped()
 	if err != nil {
 		return nil, fmt.Errorf("bug: rego: %w", err)
+	}
+	return compileModules(modules, builtins)
+}
+
+// shipped are the modules inside the program, file name → source.
+func shipped() (map[string]string, error) {
+	entries, err := sources.ReadDir(".")
+	if err != nil {
+		return nil, err
 	}
 	modules := make(map[string]string, len(entries))
 	for _, entry := range entries {
 		src, err := sources.ReadFile(entry.Name())
 		if err != nil {
-			return nil, fmt.Errorf("bug: rego: %w", err)
+			return nil, err
 		}
 		modules[entry.Name()] = string(src)
 	}
-	return compileModules(modules, builtins)
+	return modules, nil
 }
 
 // compileModules compiles modules (file name → source) that may use Rego version 1 and the given functions.
@@ -68,7 +84,10 @@ func compileModules(modules map[string]string, functions []*ast.Builtin) (*progr
 		return nil, fmt.Errorf("bug: rego: %w", compiler.Errors)
 	}
 	p := &program{compiler: compiler}
-	for question, body := range map[string]*ast.Body{askAdmitted: &p.admitted, askReason: &p.reason} {
+	for question, body := range map[string]*ast.Body{
+		askAdmitted: &p.admitted, askReason: &p.reason,
+		askTaking: &p.taking, askPermitted: &p.permitted, askAudited: &p.audited, askRefusing: &p.refusing, askUnmatched: &p.unmatched,
+	} {
 		asked, err := ast.ParseBodyWithOpts(question, opts)
 		if err != nil {
 			return nil, fmt.Errorf("bug: rego: %w", err)

@@ -39,7 +39,8 @@ type Result struct {
 	Detail     string // a sentence for people
 	Generation uint64 // of the policy that decided
 
-	// The endpoint that allowed it, of the policy with the smallest key when there are several.
+	// The endpoint that allowed it, of the policy with the smallest key when there are several. If one of them is
+	// inspected, it is the first of those.
 	Policy        string // key
 	EndpointIndex int    // in the policy
 	Line          int    // of the endpoint in the policy file
@@ -61,8 +62,12 @@ type RuleMissing struct {
 	Binary string `json:"binary"`
 }
 
-// allowed makes the result of a connection that these endpoints admit, the one to report first.
+// allowed makes the result of a connection that these endpoints admit, in order. One that is inspected is the one
+// to report: the connection is to be read, whatever else admits it.
 func (e *Engine) allowed(in Input, admitting []endpoint) Result {
+	if i := slices.IndexFunc(admitting, endpoint.reads); i > 0 {
+		admitting[0], admitting[i] = admitting[i], admitting[0]
+	}
 	first := admitting[0]
 	res := Result{
 		Allow:         true,
@@ -116,3 +121,9 @@ func detail(in Input, reason string) string {
 }
 
 func (p endpoint) get() *policy.Endpoint { return &p.policy.Endpoints[p.at] }
+
+// reads says whether what passes an endpoint is inspected.
+func (p endpoint) reads() bool {
+	ep := p.get()
+	return ep.Protocol != policy.Raw && ep.Protocol != policy.TCP
+}
