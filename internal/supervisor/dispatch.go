@@ -40,7 +40,7 @@ func (s *sandbox) route(_ int, wanted netip.AddrPort) gate.Route {
 
 // local routes to a loopback address: a server of the same sandbox, or nothing.
 func (s *sandbox) local(wanted netip.AddrPort) gate.Route {
-	if to, is := s.servers.find(wanted.Port()); is {
+	if to, is := s.servers.find(wanted, s.ownLoopback[1]); is {
 		return gate.Route{To: to}
 	}
 	return gate.Route{Errno: unix.ECONNREFUSED, Reason: "loopback services of the host are closed; a policy opens one under host_services"}

@@ -22,9 +22,9 @@ var passed = []string{
 var loaders = []string{"LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "GCONV_PATH"}
 
 // environment builds the agent's environment: what is passed of base, the way
-// to the proxy in the words of the common runtimes, and last what the caller
-// asked for.
-func environment(base, extra []string, proxy netip.AddrPort) ([]string, error) {
+// to the proxy in the words of the common runtimes, which does not lead to the
+// sandbox's own servers, and last what the caller asked for.
+func environment(base, extra []string, proxy netip.AddrPort, servers [2]netip.Addr) ([]string, error) {
 	env := map[string]string{}
 	for _, kv := range base {
 		k, v, _ := strings.Cut(kv, "=")
@@ -36,7 +36,9 @@ func environment(base, extra []string, proxy netip.AddrPort) ([]string, error) {
 	for _, k := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "grpc_proxy"} {
 		env[k] = url
 	}
-	const local = "localhost,127.0.0.1,::1"
+	// The servers inside see their own addresses and hand them on. Some programs
+	// take a network here, some only addresses.
+	local := fmt.Sprintf("localhost,127.0.0.0/8,127.0.0.1,::1,%s,%s", servers[0], servers[1])
 	env["NO_PROXY"], env["no_proxy"] = local, local
 	env["NODE_USE_ENV_PROXY"] = "1"
 	env["RES_OPTIONS"] = "use-vc" // glibc and c-ares ask name servers by TCP, resolv.conf(5)

@@ -39,7 +39,7 @@ type sandbox struct {
 	engine      *engine
 	allowedIPs  []netip.Prefix // everything that any endpoint grants
 	running     chan struct{}  // closed once agent is set
-	ownLoopback netip.Addr     // where servers inside the sandbox listen
+	ownLoopback [2]netip.Addr  // where servers inside the sandbox listen: IPv4 sockets, IPv6 sockets
 	denials     bucket
 	dns         *dns.Server
 	servers     servers
@@ -298,4 +298,5 @@ func (s *sandbox) close() {
 	if s.umask != 0 {
 		unix.Umask(s.umask)
 	}
+	s.servers.diag.Close()
 }

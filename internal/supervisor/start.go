@@ -24,7 +24,7 @@ import (
 // start starts the agent behind the plan, answers for it until everything in
 // the sandbox has ended, and returns its exit status.
 func (s *sandbox) start(ctx context.Context) (int, error) {
-	env, err := environment(s.o.Base, s.o.Env, s.proxyAddr)
+	env, err := environment(s.o.Base, s.o.Env, s.proxyAddr, s.ownLoopback)
 	if err != nil {
 		return 0, refused("", "%w", err)
 	}
@@ -192,10 +192,14 @@ func (s *sandbox) mayBind(port uint16) bool {
 
 func (s *sandbox) published(port uint16) bool { return slices.Contains(s.policy.Sockets.Publish, port) }
 
-// privateLoopback is an address of 127/8 for the servers of this sandbox. It is
-// no secret and no wall; it keeps ports from clashing with those of the host.
-func privateLoopback(seed uint32) netip.Addr {
-	return netip.AddrFrom4([4]byte{127, 64 + byte(seed>>16)%128, byte(seed >> 8), 1 + byte(seed)%254})
+// privateLoopback are two addresses of 127/8 for the servers of this sandbox,
+// because a port of 127.0.0.1 and the same port of ::1 are two servers. They are
+// no secret and no wall; they keep ports from clashing with those of the host.
+func privateLoopback(seed uint32) [2]netip.Addr {
+	a := [4]byte{127, 64 + byte(seed>>16)%128, byte(seed >> 8), 2 + byte(seed)%126*2}
+	b := a
+	b[3]++
+	return [2]netip.Addr{netip.AddrFrom4(a), netip.AddrFrom4(b)}
 }
 
 // writable are the directories in which the agent may make unix sockets, as the

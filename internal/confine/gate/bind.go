@@ -47,9 +47,12 @@ func (w *worker) streamBind(tw *twin, s sockaddr) verdict {
 	if tw.bound.IsValid() {
 		return fail(unix.EINVAL)
 	}
-	to := netip.AddrPortFrom(w.g.o.Loopback, port)
+	to := netip.AddrPortFrom(w.g.o.Loopback[tw.kind-kindStream4], port)
 	if w.g.o.Published(port) {
 		to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+		if a == netip.IPv6Loopback() {
+			to = netip.AddrPortFrom(a, port)
+		}
 	}
 	errno := bindTo(tw, to)
 	if errno == unix.EADDRINUSE {

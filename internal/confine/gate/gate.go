@@ -58,11 +58,12 @@ type Options struct {
 	Datagram func(fd int, closed func()) Datagrams
 	Unix     []string // pathname sockets of the host that may be reached
 	Writable []string // directories below which the agent may bind pathname sockets
-	// Loopback is the address on which servers inside the sandbox listen. An
-	// address of 127/8 that nothing else uses keeps them apart from the servers
-	// of the host and of other sandboxes, on the same port too.
-	Loopback  netip.Addr
-	Published func(port uint16) bool               // ports that listen on 127.0.0.1 instead
+	// Loopback are the addresses on which servers inside the sandbox listen, those
+	// of IPv4 and those of IPv6 sockets. Addresses of 127/8 that nothing else uses
+	// keep them apart from the servers of the host and of other sandboxes, on the
+	// same port too.
+	Loopback  [2]netip.Addr
+	Published func(port uint16) bool               // ports that listen on 127.0.0.1 or ::1 instead
 	BindPort  func(port uint16) bool               // loopback ports to listen on; 0 asks for an ephemeral one
 	Denied    func(Denial)                         // told of every refusal
 	Members   func() []int                         // process ids in the sandbox, for sweeping twins

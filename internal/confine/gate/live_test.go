@@ -138,7 +138,7 @@ func (b *box) run(t testing.TB, argv ...string) (out string, status int) {
 			return gate.Route{To: b.proxy, Book: true}
 		},
 		Ledger: b.ledger, Unix: b.unix, Writable: []string{b.dir},
-		Loopback: netip.MustParseAddr("127.77.1.2"), Published: func(p uint16) bool { return false },
+		Loopback: [2]netip.Addr{netip.MustParseAddr("127.77.1.2"), netip.MustParseAddr("127.77.1.3")}, Published: func(p uint16) bool { return false },
 		BindPort: func(p uint16) bool { return p == 0 },
 		Denied:   func(d gate.Denial) { b.mu.Lock(); b.denied = append(b.denied, d); b.mu.Unlock() },
 		Members:  func() []int { m, _ := procfs.Descendants(os.Getpid()); return m },

@@ -48,6 +48,9 @@ func (s *Server) ServeMessage(_ context.Context, msg []byte) []byte {
 	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
 		return q.answer(dnsmessage.RCodeSuccess, s.ttl, s.body(q.question.Type, [4]byte{127, 0, 0, 1}, [16]byte{15: 1}))
 	}
+	if target, known := s.reverse(name); known {
+		return q.answer(dnsmessage.RCodeSuccess, s.ttl, pointer(q.question.Type, target))
+	}
 	slot, reason := s.find(name)
 	switch reason {
 	case "":
@@ -156,6 +159,8 @@ func (q *query) answer(code dnsmessage.RCode, ttl uint32, body dnsmessage.Resour
 		err = errors.Join(err, b.StartAnswers(), b.AResource(h, *r))
 	case *dnsmessage.AAAAResource:
 		err = errors.Join(err, b.StartAnswers(), b.AAAAResource(h, *r))
+	case *dnsmessage.PTRResource:
+		err = errors.Join(err, b.StartAnswers(), b.PTRResource(h, *r))
 	}
 	if q.edns {
 		var opt dnsmessage.ResourceHeader
