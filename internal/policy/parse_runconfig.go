@@ -279,10 +279,14 @@ func (d *decoder) boundTo(n ast.Node, patterns bool) profile.Endpoint {
 				d.fail(n, "host: a credential goes to exact hosts; name each")
 			}
 		},
-		"port": func(n ast.Node) { e.Port, _ = d.port(n, "port") },
-		"path": func(n ast.Node) { d.pattern(n, "path", &e.Path) },
+		"port":   func(n ast.Node) { e.Port, _ = d.port(n, "port") },
+		"path":   func(n ast.Node) { d.pattern(n, "path", &e.Path) },
+		"scheme": d.word("scheme", func(i int) { e.HTTP = i == 1 }, "https", "http"),
 	})
 	d.need(n, "an endpoint", seen, "host")
+	if e.HTTP && seen["port"] == nil {
+		e.Port = 80
+	}
 	if e.Host == InferenceHost {
 		d.fail(n, "%s takes no credentials: its backends are routes under inference", InferenceHost)
 	}

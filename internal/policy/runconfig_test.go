@@ -29,6 +29,7 @@ providers:
     endpoints:
       - {host: API.Forge.example, path: /v2/**}
       - {host: upload.forge.example, port: 8443}
+      - {host: forge.local, scheme: http}
   gitlab:
     source: {keyring: {service: gitlab, account: me}}
 inference:
@@ -54,7 +55,7 @@ func TestParseRunConfig(t *testing.T) {
 		t.Fatalf("providers = %+v", c.Providers)
 	}
 	forge := c.Providers[2]
-	wantEndpoints := []profile.Endpoint{{Host: "api.forge.example", Port: 443, Path: "/v2/**"}, {Host: "upload.forge.example", Port: 8443}}
+	wantEndpoints := []profile.Endpoint{{Host: "api.forge.example", Port: 443, Path: "/v2/**"}, {Host: "upload.forge.example", Port: 8443}, {Host: "forge.local", Port: 80, HTTP: true}}
 	if diff := cmp.Diff(wantEndpoints, forge.Profile.Endpoints); diff != "" {
 		t.Errorf("endpoints (-want +got):\n%s", diff)
 	}
@@ -69,7 +70,7 @@ func TestParseRunConfig(t *testing.T) {
 		"anthropic": {{Env: "ANTHROPIC_API_KEY", Line: 3}},
 		"cloud":     {{Env: "AWS_ACCESS_KEY_ID", Line: 7}, {File: "/run/secrets/aws", Line: 8}, {}},
 		"forge":     {{Command: []string{"pass", "show", "forge"}, TTL: 5 * time.Minute, Line: 15}},
-		"gitlab":    {{Service: "gitlab", Account: "me", TTL: DefaultTTL, Line: 20}},
+		"gitlab":    {{Service: "gitlab", Account: "me", TTL: DefaultTTL, Line: 21}},
 	}
 	for _, p := range c.Providers {
 		if diff := cmp.Diff(wantSources[p.Name], p.Sources); diff != "" {
@@ -77,11 +78,11 @@ func TestParseRunConfig(t *testing.T) {
 		}
 	}
 	wantInference := &Inference{
-		MaxBody: 1 << 20, MaxConcurrent: 4, PerMinute: 60, Line: 22,
+		MaxBody: 1 << 20, MaxConcurrent: 4, PerMinute: 60, Line: 23,
 		Routes: []Route{
-			{API: Anthropic, Base: "https://api.anthropic.com", Provider: "anthropic", MaxTokens: 8192, Timeout: 2 * time.Minute, Line: 26,
+			{API: Anthropic, Base: "https://api.anthropic.com", Provider: "anthropic", MaxTokens: 8192, Timeout: 2 * time.Minute, Line: 27,
 				Models: []Model{{"claude-*", "claude-sonnet-4-5"}, {"small", ""}}},
-			{API: OpenAI, Base: "http://127.0.0.1:11434", Timeout: 10 * time.Minute, Line: 32},
+			{API: OpenAI, Base: "http://127.0.0.1:11434", Timeout: 10 * time.Minute, Line: 33},
 		},
 	}
 	if diff := cmp.Diff(wantInference, c.Inference); diff != "" {

@@ -38,6 +38,7 @@ type Endpoint struct {
 	Host string // canonical; a pattern only where Signs
 	Port uint16
 	Path string // glob; empty: all
+	HTTP bool   // without TLS; false wants https
 }
 
 // Credential is one key of a service.
