@@ -40,12 +40,18 @@ func (x *session) capturedName(in intent) {
 		x.open(v, nil, false) // its server may speak first
 		return
 	}
-	first := x.sniff(x.limits.PeekTime)
+	wait := x.limits.PeekTime
+	if v.read {
+		wait = x.limits.HeadTime // nothing passes unread, so its server cannot speak first
+	}
+	first := x.sniff(wait, nil)
 	switch {
 	case first.kind == saidHTTP: // each request is decided by itself
 		x.requestsTo(in.host, in, first)
 	case no != nil:
 		x.refuse(in, no, first.form())
+	case v.read:
+		x.read(v, first)
 	case first.kind == saidHello && first.name != "" && !sameHost(first.name, in.host):
 		x.refuse(in, &denial{code: nameMismatch, decision: v.Decision, detail: "TLS names " + printable(first.name) + " on a connection to " + in.host}, formTLS)
 	case first.kind == saidBadHello:
@@ -58,25 +64,31 @@ func (x *session) capturedName(in intent) {
 // capturedAddr serves a connection to an address that no name was given out for.
 func (x *session) capturedAddr(in intent) {
 	v, no := x.decide(in)
-	if no == nil {
+	if no == nil && !v.read {
 		x.open(v, nil, false)
 		return
 	}
-	first := x.sniff(x.limits.HeadTime)
-	switch first.kind {
-	case saidHTTP:
+	first := x.sniff(x.limits.HeadTime, nil)
+	switch {
+	case no == nil:
+		x.read(v, first)
+		return
+	case first.kind == saidHTTP:
 		x.requestsTo("", in, first)
 		return
-	case saidHello:
+	case first.kind == saidHello:
 		host, err := match.CanonicalHost(first.name)
 		if err != nil {
 			break
 		}
 		named := in
 		named.host = host
-		if v, no := x.decide(named); no != nil {
+		switch v, no := x.decide(named); {
+		case no != nil:
 			x.refuse(named, no, formTLS)
-		} else {
+		case v.read:
+			x.read(v, first)
+		default:
 			x.open(v, first.data, false)
 		}
 		return
@@ -138,18 +150,19 @@ func (s spoken) form() form {
 }
 
 // sniff waits for the client's first bytes, at most for wait, and then for
-// enough of them to tell what they are.
-func (x *session) sniff(wait time.Duration) spoken {
+// enough of them to tell what they are. early are those that it has sent already.
+func (x *session) sniff(wait time.Duration, early []byte) spoken {
 	x.client.SetReadDeadline(time.Now().Add(wait))
 	defer x.client.SetReadDeadline(time.Time{})
-	if !x.readable() {
+	if len(early) == 0 && !x.readable() {
 		return spoken{}
 	}
-	x.client.SetReadDeadline(time.Now().Add(x.limits.PeekTime))
+	x.client.SetReadDeadline(time.Now().Add(max(wait, x.limits.PeekTime)))
 	buf := chunks.Get().(*[chunk]byte)
 	defer chunks.Put(buf)
+	from := prefixed{bytes.NewReader(early), x.client}
 	for n := 0; ; {
-		m, err := x.client.Read(buf[n:])
+		m, err := from.Read(buf[n:])
 		if n == 0 && m > 0 && buf[0] == tlsHandshake {
 			x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime))
 		}
@@ -231,7 +244,7 @@ func requestLine(b []byte) (kind said, more bool) {
 		return saidOther, false
 	case i < 0 || i+1 == len(b):
 		return saidOther, true
-	case b[i+1] == '/' || bytes.HasPrefix(b[i+1:], []byte("* HTTP/1.")) && string(method) == "OPTIONS":
+	case b[i+1] == '/' || string(method) == "PRI" || bytes.HasPrefix(b[i+1:], []byte("* HTTP/1.")) && string(method) == "OPTIONS":
 		return saidHTTP, false
 	}
 	return saidOther, false

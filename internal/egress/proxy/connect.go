@@ -154,6 +154,10 @@ func (x *session) connectTo(in intent, early []byte) {
 		x.refuse(in, no, formHTTP)
 		return
 	}
+	if v.read {
+		x.connectToRead(v, early)
+		return
+	}
 	up, no := x.reach(&v)
 	if no != nil {
 		x.refuse(in, no, formHTTP)
@@ -164,4 +168,17 @@ func (x *session) connectTo(in intent, early []byte) {
 		return
 	}
 	x.tunnel(v, up, early, x.checksName(v))
+}
+
+// connectToRead opens a tunnel that ends here. The server is connected to when
+// there is a request for it.
+func (x *session) connectToRead(v verdict, early []byte) {
+	if x.inspector == nil {
+		x.refuse(v.intent, x.unread(v), formHTTP)
+		return
+	}
+	if _, err := x.client.Write(established); err != nil {
+		return
+	}
+	x.read(v, x.sniff(x.limits.HeadTime, early))
 }

@@ -305,6 +305,14 @@ type deciderFunc func(context.Context, Query) (Decision, error)
 
 func (f deciderFunc) Decide(ctx context.Context, q Query) (Decision, error) { return f(ctx, q) }
 
+func (f deciderFunc) Endpoint(context.Context, Query, string) (*policy.Endpoint, bool) {
+	return nil, false
+}
+
+func (f deciderFunc) DecideRequest(ctx context.Context, q Query, _ policy.Request) (Decision, error) {
+	return f(ctx, q)
+}
+
 func TestPolicyEngineFails(t *testing.T) {
 	for why, d := range map[string]deciderFunc{
 		"error":            func(context.Context, Query) (Decision, error) { return Decision{}, errors.New("broken") },

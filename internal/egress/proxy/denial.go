@@ -31,6 +31,10 @@ const (
 	upstreamUnreachable code = "upstream_unreachable"
 	upstreamTimeout     code = "upstream_timeout"
 	upstreamInvalid     code = "upstream_invalid"
+	upstreamCertificate code = "upstream_certificate"
+	bodyTooLarge        code = "body_too_large"
+	protocolUnknown     code = "protocol_unknown"
+	credentialRefused   code = "credential_refused"
 )
 
 // outcomes has a row for each code.
@@ -55,6 +59,10 @@ var outcomes = map[code]struct {
 	upstreamUnreachable: {502, "Bad Gateway", []string{"the destination is allowed but cannot be reached: check its name and port, then try again"}},
 	upstreamTimeout:     {504, "Gateway Timeout", []string{"the destination is allowed but does not answer: try again"}},
 	upstreamInvalid:     {502, "Bad Gateway", []string{"the destination's answer cannot be read"}},
+	upstreamCertificate: {502, "Bad Gateway", []string{"the destination did not prove who it is; a server with a private authority needs --upstream-ca"}},
+	bodyTooLarge:        {413, "Content Too Large", []string{"send a smaller body: this endpoint's rules look inside"}},
+	protocolUnknown:     {403, "Forbidden", []string{"speak HTTP or HTTPS on this connection: this endpoint's rules look inside"}},
+	credentialRefused:   {403, "Forbidden", []string{"use the placeholder only where it is bound: its host, port, path and header"}},
 }
 
 // denial is a verdict against an intent.
@@ -67,6 +75,7 @@ type denial struct {
 	addr     netip.Addr
 	missing  *rule
 	failed   bool // it was allowed, and did not work
+	stale    bool // a kept connection was closed before it could carry the request
 }
 
 // rule is what would have to be added to the policy, and no more.
@@ -136,27 +145,35 @@ const (
 
 // refuse makes the event of a denial, tells the client and ends the connection.
 func (x *session) refuse(in intent, no *denial, how form) {
-	if no.reason == "" {
-		no.reason = string(no.code)
-	}
-	id := ""
-	if !no.failed && x.denialID != nil {
-		id = x.denialID()
-	}
-	x.emit(x.denied(in, no, id))
+	id := x.record(in, no)
 	x.client.SetDeadline(time.Now().Add(lingerTime))
 	switch how {
 	case formHTTP:
-		x.client.Write(x.response(in, no, id))
+		x.wire.Write(x.response(in, no, id))
 	case formTLS:
 		x.client.Write(tlsAlert)
 	case formReset:
 		x.client.SetLinger(0)
 		return
 	}
-	if x.client.CloseWrite() == nil {
+	if x.wire.CloseWrite() == nil {
+		if x.wire != conn(x.client) {
+			x.client.CloseWrite()
+		}
 		io.CopyN(struct{ io.Writer }{io.Discard}, x.client, lingerBytes)
 	}
+}
+
+// record makes the event of a denial and gives the id that it got.
+func (x *session) record(in intent, no *denial) (id string) {
+	if no.reason == "" {
+		no.reason = string(no.code)
+	}
+	if !no.failed && x.denialID != nil {
+		id = x.denialID()
+	}
+	x.emit(x.denied(in, no, id))
+	return id
 }
 
 // denied is the event.
@@ -189,21 +206,46 @@ func (x *session) denied(in intent, no *denial, id string) event.Event {
 
 func (in intent) http(status int) event.HTTP {
 	path, query, _ := strings.Cut(in.path, "?")
-	return event.HTTP{
-		Method: in.method, Scheme: "http", Path: path, RawQuery: query,
-		Version: fmt.Sprintf("1.%d", in.minor), UserAgent: in.agent, Status: status,
+	h := event.HTTP{Method: in.method, Scheme: "http", Path: path, RawQuery: query, Version: "1.0", UserAgent: in.agent, Status: status}
+	switch {
+	case in.h2:
+		h.Version = "2"
+	case in.minor == 1:
+		h.Version = "1.1"
 	}
+	if in.tls {
+		h.Scheme = "https"
+	}
+	return h
 }
 
-// response is the whole HTTP answer. The detail is in the status line too: that
+// response is the whole HTTP/1 answer. The detail is in the status line too: that
 // is all that many clients show of an answer to CONNECT.
 func (x *session) response(in intent, no *denial, id string) []byte {
-	out := outcomes[no.code]
+	body := x.body(in, no, id)
+	h := fmt.Sprintf("HTTP/1.1 %d %s: %s\r\nX-Sallyport-Policy: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+		outcomes[no.code].status, outcomes[no.code].phrase, printable(no.detail), no.tag(id), len(body))
+	if in.method == "HEAD" {
+		return []byte(h)
+	}
+	return append([]byte(h), body...)
+}
+
+// tag is the value of X-Sallyport-Policy.
+func (no *denial) tag(id string) string {
+	if id == "" {
+		return "error=" + string(no.code)
+	}
+	return "error=" + string(no.code) + "; id=" + id
+}
+
+// body is what the agent is told, as JSON.
+func (x *session) body(in intent, no *denial, id string) []byte {
 	layer := "l4"
 	if in.method != "" && in.method != "CONNECT" {
 		layer = "l7"
 	}
-	steps := append([]string{}, out.steps...)
+	steps := append([]string{}, outcomes[no.code].steps...)
 	if id != "" {
 		steps = append(steps, "the person who runs this sandbox learns more from: sallyport policy explain "+id)
 	}
@@ -215,17 +257,7 @@ func (x *session) response(in intent, no *denial, id string) []byte {
 	if err != nil {
 		body = []byte(`{"error":"` + string(no.code) + `"}`)
 	}
-	body = append(body, '\n')
-	tag := "error=" + string(no.code)
-	if id != "" {
-		tag += "; id=" + id
-	}
-	h := fmt.Sprintf("HTTP/1.1 %d %s: %s\r\nX-Sallyport-Policy: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
-		out.status, out.phrase, printable(no.detail), tag, len(body))
-	if in.method == "HEAD" {
-		return []byte(h)
-	}
-	return append([]byte(h), body...)
+	return append(body, '\n')
 }
 
 // printable makes text fit for a status line.

@@ -19,6 +19,7 @@ import (
 	"sallyport/internal/egress/identity"
 	"sallyport/internal/event"
 	"sallyport/internal/policy"
+	"sallyport/internal/policy/match"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -39,6 +40,37 @@ func (r rules) Decide(_ context.Context, q Query) (Decision, error) {
 		Reason: "no_policy_for_host", Detail: fmt.Sprintf("no rule for host %q", q.Host), Policy: "test.yaml", Generation: 1,
 		Missing: &Missing{Host: q.Host, Port: q.Port, Binary: q.Process.Exe},
 	}, nil
+}
+
+// Endpoint is the only one.
+func (r rules) Endpoint(ctx context.Context, q Query, path string) (*policy.Endpoint, bool) {
+	d, _ := r.Decide(ctx, q)
+	if !d.Allow || d.Endpoint.Path != "" && !match.Path(d.Endpoint.Path, path) {
+		return nil, false
+	}
+	return d.Endpoint, true
+}
+
+// DecideRequest knows method and path, which is what this package adds.
+func (r rules) DecideRequest(ctx context.Context, q Query, req policy.Request) (Decision, error) {
+	d, err := r.Decide(ctx, q)
+	if !d.Allow || err != nil {
+		return d, err
+	}
+	fits := func(m policy.Match) bool {
+		return (m.Method == "" || m.Method == "*" || m.Method == req.Method) && (m.Path == "" || match.Path(m.Path, req.Path))
+	}
+	d.Allow = d.Endpoint.Access == "full" || d.Endpoint.Access == "read-only" && req.Method == "GET"
+	for _, a := range d.Endpoint.Rules {
+		d.Allow = d.Allow || fits(a.Allow)
+	}
+	for _, m := range d.Endpoint.DenyRules {
+		d.Allow = d.Allow && !fits(m)
+	}
+	if !d.Allow {
+		d.Reason, d.Detail = "no_rule_for_request", fmt.Sprintf("no rule allows %s %s", req.Method, req.Path)
+	}
+	return d, nil
 }
 
 type callerFunc func() (*identity.Process, error)

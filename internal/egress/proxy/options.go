@@ -19,6 +19,8 @@ type Options struct {
 	Resolver  Resolver
 	Dialer    Dialer                // plain TCP by default
 	Inspector Inspector             // none by default
+	Secrets   Credentials           // none by default
+	Local     Local                 // hosts that are not reached but answered for; none by default
 	Events    event.Sink            // told of every verdict and every end; may be nil
 	DenialID  func() string         // gives each denial its id; may be nil
 	Self      netip.AddrPort        // where the proxy listens, to recognise itself
@@ -33,11 +35,15 @@ type Options struct {
 type Limits struct {
 	Connections int           // at once; more get 429. Default: what the descriptors allow, at most 16,384
 	Requests    int           // connections that carry plain HTTP, at once; more get 503. Default 512
+	Inspected   int           // connections whose TLS is ended here, at once; more are closed. Default 4,096
+	Streams     int           // requests on one HTTP/2 connection, at once; more wait. Default 128
+	Pooled      int           // idle connections to servers that are kept; the oldest are closed. Default 256
 	ConnectHead int           // bytes of a CONNECT head; more is 431. Default 8 KiB
 	RequestHead int           // bytes of another head, or of an answer's; more is 431 or 502. Default 32 KiB
 	HeadTime    time.Duration // for a whole head or ClientHello; longer is 408. Default 10 s
 	PeekTime    time.Duration // for a captured client to speak first. Default 300 ms
 	KeepAlive   time.Duration // between requests; longer closes. Default 60 s
+	Answer      time.Duration // for an answer to begin once the request is sent; longer is 504. Default 10 min
 	Dial        time.Duration // for resolving and connecting; longer is 504. Default 15 s
 	Idle        time.Duration // without a byte either way; longer closes. Default 1 h
 	Lifetime    time.Duration // of a connection; longer closes. Default 24 h
@@ -48,12 +54,12 @@ type Limits struct {
 const descriptorsKept = 512
 
 func (l Limits) withDefaults() (Limits, error) {
-	for _, n := range []*int{&l.Connections, &l.Requests, &l.ConnectHead, &l.RequestHead} {
+	for _, n := range []*int{&l.Connections, &l.Requests, &l.Inspected, &l.Streams, &l.Pooled, &l.ConnectHead, &l.RequestHead} {
 		if *n < 0 {
 			return l, errors.New("proxy: negative limit")
 		}
 	}
-	for _, d := range []*time.Duration{&l.HeadTime, &l.PeekTime, &l.KeepAlive, &l.Dial, &l.Idle, &l.Lifetime} {
+	for _, d := range []*time.Duration{&l.HeadTime, &l.PeekTime, &l.KeepAlive, &l.Answer, &l.Dial, &l.Idle, &l.Lifetime} {
 		if *d < 0 {
 			return l, errors.New("proxy: negative limit")
 		}
@@ -65,11 +71,15 @@ func (l Limits) withDefaults() (Limits, error) {
 		}
 	}
 	def(&l.Requests, 512)
+	def(&l.Inspected, 4096)
+	def(&l.Streams, 128)
+	def(&l.Pooled, 256)
 	def(&l.ConnectHead, 8<<10)
 	def(&l.RequestHead, 32<<10)
 	def(&l.HeadTime, 10*time.Second)
 	def(&l.PeekTime, 300*time.Millisecond)
 	def(&l.KeepAlive, time.Minute)
+	def(&l.Answer, 10*time.Minute)
 	def(&l.Dial, 15*time.Second)
 	def(&l.Idle, time.Hour)
 	def(&l.Lifetime, 24*time.Hour)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"time"
@@ -19,16 +20,19 @@ type intent struct {
 	port uint16
 	addr netip.Addr // that was connected to, if it was captured
 
-	method, path string // of an HTTP request; path as sent, with its query
+	method, path string // of an HTTP request; path with its query, canonical once it was read
 	agent        string // User-Agent
-	minor        byte
+	minor        byte   // of HTTP/1
+	h2           bool   // HTTP/2
+	tls          bool   // inside TLS that was ended here
 }
 
 // verdict is an intent that was allowed.
 type verdict struct {
 	intent
 	Decision
-	by *Decider // who decided
+	by   *Decider // who decided
+	read bool     // what goes there must be read
 }
 
 // maxTries bounds the addresses of one name that are dialled.
@@ -37,6 +41,12 @@ const maxTries = 8
 // decide is the first half of the pipeline: who asks, and may they.
 func (x *session) decide(in intent) (verdict, *denial) {
 	v := verdict{intent: in}
+	by := x.decider.Load()
+	if was := x.last.Load(); was != nil && was.by == by && was.host == in.host && was.port == in.port {
+		v = *was // nothing that it depends on has changed
+		v.intent = in
+		return v, nil
+	}
 	if x.isSelf(in) {
 		return v, &denial{code: proxyLoop, detail: "the proxy does not connect to itself"}
 	}
@@ -47,7 +57,7 @@ func (x *session) decide(in intent) (verdict, *denial) {
 		}
 		x.process, x.who = p, whoIs(p)
 	}
-	v.by = x.decider.Load()
+	v.by = by
 	d, err := x.ask(*v.by, Query{in.host, in.port, x.process})
 	v.Decision = d
 	switch {
@@ -57,9 +67,9 @@ func (x *session) decide(in intent) (verdict, *denial) {
 		return v, &denial{code: policyDenied, detail: d.Detail, reason: d.Reason, decision: d, missing: d.Missing.rule()}
 	case d.HostService.IsValid() && d.HostService == x.self:
 		return v, &denial{code: proxyLoop, detail: "the host service leads to the proxy", decision: d}
-	case mustBeRead(d.Endpoint) && (x.inspector == nil || !x.inspector.Wants(d.Endpoint)):
-		return v, &denial{code: notInspected, detail: "the rules of this endpoint need inspection, which is not available", decision: d}
 	}
+	v.read = mustBeRead(d.Endpoint)
+	x.last.Store(&v)
 	return v, nil
 }
 
@@ -102,27 +112,47 @@ func (x *session) isSelf(in intent) bool {
 	return err == nil && (a == x.self.Addr() || a.IsLoopback() || a.IsUnspecified())
 }
 
-// reach is the second half: where the host is, and a connection to it. When the
-// policy has changed meanwhile, all of it is done again under the new one.
+// reach is the second half: where the host is, and a connection to it.
 func (x *session) reach(v *verdict) (*net.TCPConn, *denial) {
+	return underOne(x, v, x.connect, func() (no *denial) {
+		*v, no = x.decide(v.intent)
+		return no
+	})
+}
+
+// underOne gets a connection for a verdict. When the policy has changed
+// meanwhile, all of it is done again under the new one.
+func underOne[C io.Closer](x *session, v *verdict, get func(*verdict) (C, *denial), again func() *denial) (C, *denial) {
+	var none C
 	for range 3 {
-		up, no := x.connect(v)
+		c, no := get(v)
 		if no != nil || x.decider.Load() == v.by {
-			return up, no
+			return c, no
 		}
-		up.Close()
-		again, no := x.decide(v.intent)
-		if no != nil {
-			return nil, no
+		c.Close()
+		if no := again(); no != nil {
+			return none, no
 		}
-		*v = again
 	}
-	return nil, &denial{code: unavailable, detail: "the policy changes too often", decision: v.Decision}
+	return none, &denial{code: unavailable, detail: "the policy changes too often", decision: v.Decision}
 }
 
 // connect makes a connection and shows it to the registry. What it shows is
 // what CloseDisallowed looks at: it is there before reach looks for a change.
 func (x *session) connect(v *verdict) (*net.TCPConn, *denial) {
+	up, no := x.dialUp(v)
+	if no != nil {
+		return nil, no
+	}
+	if !x.live.attach(up) {
+		return nil, ending(v)
+	}
+	x.live.query.Store(&Query{v.host, v.port, x.process})
+	return up, nil
+}
+
+// dialUp finds the host and connects to it.
+func (x *session) dialUp(v *verdict) (*net.TCPConn, *denial) {
 	ctx, cancel := context.WithTimeout(x.ctx, x.limits.Dial)
 	defer cancel()
 	targets, no := x.locate(ctx, v)
@@ -133,10 +163,6 @@ func (x *session) connect(v *verdict) (*net.TCPConn, *denial) {
 	if err != nil {
 		return nil, unreachable(v, err)
 	}
-	if !x.live.attach(up) {
-		return nil, &denial{code: unavailable, detail: "the sandbox is ending", decision: v.Decision}
-	}
-	x.live.query.Store(&Query{v.host, v.port, x.process})
 	return up, nil
 }
 
@@ -146,7 +172,7 @@ func (x *session) locate(ctx context.Context, v *verdict) ([]netip.AddrPort, *de
 		return []netip.AddrPort{v.HostService}, nil
 	}
 	if a, err := netip.ParseAddr(v.host); err == nil {
-		if no := x.judge(v, a); no != nil {
+		if no := x.judgeAddr(v, a); no != nil {
 			return nil, no
 		}
 		return []netip.AddrPort{netip.AddrPortFrom(a, v.port)}, nil
@@ -162,7 +188,7 @@ func (x *session) locate(ctx context.Context, v *verdict) ([]netip.AddrPort, *de
 	for i, a := range addrs {
 		// One bad answer refuses all: a name that also leads inside is not to
 		// be trusted with which of its addresses is asked for next.
-		if no := x.judge(v, a); no != nil {
+		if no := x.judgeAddr(v, a); no != nil {
 			return nil, no
 		}
 		targets[i] = netip.AddrPortFrom(a.Unmap(), v.port)
@@ -170,7 +196,7 @@ func (x *session) locate(ctx context.Context, v *verdict) ([]netip.AddrPort, *de
 	return targets[:min(len(targets), maxTries)], nil
 }
 
-func (x *session) judge(v *verdict, a netip.Addr) *denial {
+func (x *session) judgeAddr(v *verdict, a netip.Addr) *denial {
 	err := address.Judge(a, v.AllowedIPs)
 	if err == nil && x.own(a.Unmap()) {
 		err = errOwn

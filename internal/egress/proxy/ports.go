@@ -2,17 +2,26 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
+	"net/http"
 	"net/netip"
 
 	"sallyport/internal/egress/identity"
 	"sallyport/internal/policy"
 )
 
-// Decider says whether a program may reach a host and port. It must be safe for
-// concurrent use. An error means that there is no decision, which is a denial.
+// Decider says what a program may reach and what it may ask for there. It must
+// be safe for concurrent use. An error means that there is no decision, which is
+// a denial.
 type Decider interface {
+	// Decide is about a host and port.
 	Decide(ctx context.Context, q Query) (Decision, error)
+	// Endpoint is the one that owns a canonical path among those that admit q;
+	// false if none does.
+	Endpoint(ctx context.Context, q Query, path string) (*policy.Endpoint, bool)
+	// DecideRequest is about one request of a connection that q was allowed for.
+	DecideRequest(ctx context.Context, q Query, r policy.Request) (Decision, error)
 }
 
 // Query is what is to be decided. Host is canonical: a name in lower-case
@@ -35,7 +44,7 @@ type Decision struct {
 
 	Audited bool // denied, but for an endpoint that only wants to know
 
-	Endpoint    *policy.Endpoint // that allows it
+	Endpoint    *policy.Endpoint // that allows it; one that is inspected before one that is not
 	AllowedIPs  []netip.Prefix   // what it grants beyond public addresses
 	HostService netip.AddrPort   // loopback service to dial in the host's place; zero if none
 	Missing     *Missing         // the narrowest rule that would have allowed it, if one would
@@ -70,17 +79,30 @@ type Caller interface {
 	Identify(ctx context.Context) (*identity.Process, error)
 }
 
-// Inspector reads what goes through tunnels: it ends TLS on both sides and
-// holds what is inside against an endpoint's rules.
-//
-// It is the place for a later part of the program. Without one, endpoints whose
-// rules can only be kept by reading are refused.
+// Inspector ends TLS on both sides of a connection. Without one, endpoints whose
+// rules can be kept only by reading are refused over TLS. It must be safe for
+// concurrent use.
 type Inspector interface {
-	// Wants tells whether a tunnel to this endpoint must be read.
-	Wants(e *policy.Endpoint) bool
-	// Inspect carries the tunnel until it ends. It owns client and upstream
-	// and closes both. early is what the client has sent already.
-	Inspect(ctx context.Context, client, upstream *net.TCPConn, early []byte, q Query, d Decision) error
+	// Server makes this proxy pass for host, which is canonical. The
+	// configuration is not to be changed.
+	Server(host string, h2 bool) (*tls.Config, error)
+	// Client accepts host only. With h2, HTTP/2 is offered before HTTP/1.1.
+	Client(host string, h2 bool) (*tls.Config, error)
+}
+
+// Credentials put secrets in the place of what the agent was given. They must be
+// safe for concurrent use.
+type Credentials interface {
+	// Apply changes a request that was allowed, just before it is sent to host
+	// and port. An error means that it must not be sent; its text is for the
+	// agent and holds no secret.
+	Apply(ctx context.Context, e *policy.Endpoint, host string, port uint16, r *http.Request) error
+	// Scrub takes the same secrets out of the answer, as it streams.
+	Scrub(r *http.Response)
 }
 
 var _ Caller = (*identity.Connection)(nil)
+
+// Local answers for hosts in the proxy's own process. A request comes to it
+// after it was judged like any other. Its error is told to the agent.
+type Local map[string]http.RoundTripper

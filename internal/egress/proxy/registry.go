@@ -55,6 +55,15 @@ func (l *live) attach(up *net.TCPConn) (ok bool) {
 	return true
 }
 
+// detach takes the server's connection off again, because its next use is
+// another connection's.
+func (l *live) detach() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.upstream = nil
+	l.query.Store(nil)
+}
+
 // close ends the connection from outside; it is false if that was done before.
 func (l *live) close(why string) bool {
 	l.mu.Lock()

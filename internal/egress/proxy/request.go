@@ -6,11 +6,11 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
 	"sallyport/internal/egress/address"
+	l7 "sallyport/internal/egress/l7/http"
 )
 
 // target is what is known of the destination beside the request itself.
@@ -19,19 +19,23 @@ type target struct {
 	host     string
 	port     uint16
 	addr     netip.Addr
+	tls      bool    // it was ended here, for host and port
+	no       *denial // why every request is refused
 }
 
 // request is one HTTP request that may be sent on.
 type request struct {
 	*http.Request
 	intent
-	upgrade bool // to a websocket
-	keep    bool // the client wants to go on after the answer
+	target  l7.Target
+	sent    string // the target as it goes out, if that differs: with secrets in it
+	upgrade bool   // to a websocket
+	keep    bool   // the client wants to go on after the answer
 }
 
 // read reads the request whose head is b, the next bytes in br.
 func (t target) read(b []byte, br *bufio.Reader) (*request, error) {
-	r := &request{intent: intent{port: t.port, addr: t.addr}}
+	r := &request{intent: intent{port: t.port, addr: t.addr, tls: t.tls}}
 	h, err := parseHead(b)
 	if err != nil {
 		return r, err
@@ -43,7 +47,7 @@ func (t target) read(b []byte, br *bufio.Reader) (*request, error) {
 		err = r.absolute(h)
 	}
 	if err == nil {
-		err = checkPath(r.path)
+		err = r.canonical()
 	}
 	if err != nil {
 		return r, err
@@ -112,28 +116,26 @@ func (r *request) origin(h head, t target) error {
 	if err != nil {
 		return err
 	}
-	r.host = host
-	if port != t.port {
-		return bad("Host %.80q on port %d", h.host, t.port)
-	}
+	r.host, r.port = host, port
 	return nil
 }
 
-// checkPath refuses what has no place in a path whatever the rules say:
-// fragments, and control bytes in escapes.
-func checkPath(p string) error {
-	path, _, _ := strings.Cut(p, "?")
-	if strings.Contains(p, "#") {
-		return bad("URI with a fragment")
-	}
-	for i := 0; i+2 < len(path); i++ {
-		if path[i] != '%' {
-			continue
-		}
-		if c, err := strconv.ParseUint(path[i+1:i+3], 16, 8); err == nil && (c < ' ' || c == 0x7f) {
-			return bad("URI path: escaped control byte 0x%02x", c)
+// canonical gives method and target the form in which they are judged and sent.
+func (r *request) canonical() error {
+	for i, c := range []byte(r.method) {
+		if (c < 'A' || c > 'Z') && (i == 0 || (c < '0' || c > '9') && c != '-' && c != '_') {
+			return bad("method %.40q: expected upper case", r.method)
 		}
 	}
+	switch r.method {
+	case "CONNECT", "TRACE", "TRACK":
+		return bad("method %s has no place here", r.method)
+	}
+	t, err := l7.Parse(r.path)
+	if err != nil {
+		return bad("%v", err)
+	}
+	r.target, r.path = t, t.String()
 	return nil
 }
 
@@ -169,7 +171,7 @@ func (r *request) authority() string {
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
 	}
-	if r.port == 80 {
+	if r.tls && r.port == 443 || !r.tls && r.port == 80 {
 		return host
 	}
 	return host + ":" + strconv.Itoa(int(r.port))
@@ -178,7 +180,11 @@ func (r *request) authority() string {
 // writeHead writes the head as it goes upstream. Nothing of the client's
 // framing is copied: it is written from what was understood.
 func (r *request) writeHead(w *bufio.Writer) error {
-	w.WriteString(r.method + " " + r.path + " HTTP/1.1\r\nHost: " + r.authority() + "\r\n")
+	path := r.path
+	if r.sent != "" {
+		path = r.sent
+	}
+	w.WriteString(r.method + " " + path + " HTTP/1.1\r\nHost: " + r.authority() + "\r\n")
 	if err := r.Header.WriteSubset(w, exclude(r.Header)); err != nil {
 		return err
 	}
@@ -187,7 +193,7 @@ func (r *request) writeHead(w *bufio.Writer) error {
 		w.WriteString("Connection: Upgrade\r\nUpgrade: websocket\r\n")
 	case r.chunked():
 		w.WriteString("Transfer-Encoding: chunked\r\n")
-	case r.ContentLength > 0 || slices.Contains([]string{"POST", "PUT", "PATCH"}, r.method):
+	case r.ContentLength > 0 || r.method == "POST" || r.method == "PUT" || r.method == "PATCH":
 		w.WriteString("Content-Length: " + strconv.FormatInt(r.ContentLength, 10) + "\r\n")
 	}
 	_, err := w.WriteString("\r\n")

@@ -1,12 +1,14 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +22,8 @@ type Server struct {
 	resolver  Resolver
 	dialer    Dialer
 	inspector Inspector
+	secrets   Credentials
+	local     Local
 	events    event.Sink
 	denialID  func() string
 	self      netip.AddrPort
@@ -27,9 +31,13 @@ type Server struct {
 	now       func() time.Time
 	limits    Limits
 
-	conns    registry
-	requests chan struct{} // a token for each connection that carries plain HTTP
-	pipes    pipes
+	conns       registry
+	requests    chan struct{} // a token for each connection that carries plain HTTP
+	inspections chan struct{} // and for each that carries HTTP in TLS that ends here
+	pipes       pipes
+	pool        pool
+	readers     sync.Pool // of *bufio.Reader that hold a head
+	streams     streams
 }
 
 // New makes a Server, or says which option is wrong.
@@ -44,10 +52,13 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("proxy: no resolver")
 	}
 	s := &Server{
-		resolver: o.Resolver, dialer: o.Dialer, inspector: o.Inspector, events: o.Events, denialID: o.DenialID,
+		resolver: o.Resolver, dialer: o.Dialer, inspector: o.Inspector, secrets: o.Secrets, local: o.Local, events: o.Events, denialID: o.DenialID,
 		self: o.Self, own: o.OwnAddr, now: o.Now, limits: limits,
-		requests: make(chan struct{}, limits.Requests),
+		requests: make(chan struct{}, limits.Requests), inspections: make(chan struct{}, limits.Inspected),
 	}
+	s.readers.New = func() any { return bufio.NewReaderSize(nil, limits.RequestHead+1) }
+	s.pool.init(limits)
+	s.streams.init(limits)
 	if s.dialer == nil {
 		s.dialer = tcpDialer{}
 	}
@@ -65,7 +76,10 @@ func New(o Options) (*Server, error) {
 // SetDecider puts another policy in force for every decision from now on. A
 // connection keeps the decision it was given; CloseDisallowed ends those that
 // would get another one.
-func (s *Server) SetDecider(d Decider) { s.decider.Store(&d) }
+func (s *Server) SetDecider(d Decider) {
+	s.decider.Store(&d)
+	s.pool.retire(&d)
+}
 
 // CloseDisallowed closes every tunnel and running request for whose query still
 // is false, and returns their number. Call it after SetDecider: a connection
@@ -84,6 +98,8 @@ func (s *Server) CloseDisallowed(still func(Query) bool) int {
 // return from ServeConn on their own; their owner waits for them.
 func (s *Server) Close() {
 	s.conns.stop()
+	s.streams.close()
+	s.pool.close()
 	s.pipes.close()
 }
 
@@ -106,14 +122,21 @@ type session struct {
 	*Server
 	ctx     context.Context
 	client  *net.TCPConn
+	wire    conn // what HTTP is spoken on: client, or TLS on it
 	caller  Caller
 	process *identity.Process // identified; nil until the first decision
 	who     event.Who
 	live    *live
+	last    atomic.Pointer[verdict] // the last one that allowed
+
+	// Of a client that speaks HTTP/2:
+	to       *target
+	handlers sync.RWMutex // held for reading by each
+	over     bool
 }
 
 func (s *Server) serve(ctx context.Context, c *net.TCPConn, caller Caller, seen *identity.Process, run func(*session)) {
-	x := &session{Server: s, ctx: ctx, client: c, caller: caller, who: whoIs(seen), live: &live{client: c, started: s.now()}}
+	x := &session{Server: s, ctx: ctx, client: c, wire: c, caller: caller, who: whoIs(seen), live: &live{client: c, started: s.now()}}
 	defer c.Close()
 	if !s.conns.add(x.live) {
 		x.refuse(intent{}, &denial{code: tooMany, detail: fmt.Sprintf("%d connections are open, which is the limit", s.limits.Connections)}, formHTTP)
@@ -129,10 +152,7 @@ func (s *Server) serve(ctx context.Context, c *net.TCPConn, caller Caller, seen 
 func (x *session) survive() {
 	if p := recover(); p != nil {
 		x.live.close(endBug)
-		x.emit(event.Finding(event.Found{
-			Kind: "proxy_panic", Title: "the proxy gave up on a connection", Severity: event.High,
-			Detail: fmt.Sprintf("bug: proxy: %v\n%s", p, debug.Stack()), Remedy: "report this with its text", Who: &x.who,
-		}))
+		x.panicked(p, debug.Stack())
 	}
 }
 

@@ -38,10 +38,6 @@ func (x *session) tunnel(v verdict, up *net.TCPConn, early []byte, guard bool) {
 	x.client.SetReadDeadline(time.Time{})
 	where := event.Where{Host: v.host, Port: v.port, Addr: remote(up)}
 	x.emit(event.Connection(event.Open, x.who, where, v.event()))
-	if x.inspector != nil && v.Endpoint != nil && x.inspector.Wants(v.Endpoint) {
-		x.inspected(v, up, early, where)
-		return
-	}
 	t := &tunnel{session: x, verdict: v, up: up}
 	t.out = flow{src: x.client, dst: up, pipes: &x.pipes, moved: &x.live.moved}
 	t.in = flow{src: up, dst: x.client, pipes: &x.pipes, moved: &x.live.moved}
@@ -67,15 +63,6 @@ func (x *session) tunnel(v verdict, up *net.TCPConn, early []byte, guard bool) {
 		end.Reason = x.live.endedBy()
 	}
 	x.emit(event.Ended(x.who, where, end, t.in.bytes, t.out.bytes, x.now().Sub(x.live.started)))
-}
-
-func (x *session) inspected(v verdict, up *net.TCPConn, early []byte, where event.Where) {
-	err := x.inspector.Inspect(x.ctx, x.client, up, early, Query{v.host, v.port, x.process}, v.Decision)
-	end := v.event()
-	if err != nil {
-		end.Detail = err.Error()
-	}
-	x.emit(event.Ended(x.who, where, end, 0, 0, x.now().Sub(x.live.started)))
 }
 
 func (v verdict) event() event.Verdict {

@@ -1,0 +1,103 @@
+package proxy
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	"sallyport/internal/policy"
+)
+
+// judge is the first half of the pipeline for one request: may this program
+// reach the host, and may it ask for this.
+func (x *session) judge(r *request) (verdict, *denial) {
+	v, no := x.decide(r.intent)
+	if no != nil || !v.read || v.Endpoint.Protocol == policy.Raw {
+		return v, no // a raw endpoint is read for its credentials only
+	}
+	q := Query{v.host, v.port, x.process}
+	e, found := x.owner(v, q, r)
+	if found {
+		if no := x.admissible(r, e, v.Decision); no != nil {
+			return v, no
+		}
+	}
+	d, err := x.askAbout(v, q, policy.Request{Method: r.method, Path: r.target.Path, Query: r.target.Query})
+	d.HostService, d.AllowedIPs = v.HostService, v.AllowedIPs
+	v.Decision = d
+	switch {
+	case err != nil:
+		return v, &denial{code: policyDenied, detail: "the policy gave no decision", reason: "policy_error", cause: err, decision: d}
+	case !d.Allow:
+		return v, &denial{code: policyDenied, detail: d.Detail, reason: d.Reason, decision: d, missing: d.Missing.rule()}
+	case !found:
+		return v, &denial{code: policyDenied, detail: "no endpoint has the path", reason: "no_endpoint_for_path", decision: d}
+	}
+	if v.Endpoint == nil {
+		v.Endpoint = e
+	}
+	stripOverrides(r.Header)
+	return v, nil
+}
+
+func (x *session) owner(v verdict, q Query, r *request) (e *policy.Endpoint, ok bool) {
+	defer func() {
+		if recover() != nil {
+			e, ok = nil, false
+		}
+	}()
+	return (*v.by).Endpoint(x.ctx, q, r.target.Path)
+}
+
+// askAbout is DecideRequest; an engine that panics has not allowed anything.
+func (x *session) askAbout(v verdict, q Query, r policy.Request) (d Decision, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			d, err = Decision{}, fmt.Errorf("bug: policy engine: %v", p)
+		}
+	}()
+	return (*v.by).DecideRequest(x.ctx, q, r)
+}
+
+// admissible refuses what an endpoint does not take whatever its rules say.
+func (x *session) admissible(r *request, e *policy.Endpoint, d Decision) *denial {
+	d.Endpoint, d.Line = e, e.Line
+	switch {
+	case r.target.EncodedSlash && !e.L7.AllowEncodedSlash && mustBeRead(e):
+		return &denial{code: badRequestCode, detail: "URI path: escaped slash or backslash, which this endpoint does not allow", decision: d}
+	case len(r.Header["Content-Type"]) > 1:
+		return &denial{code: badRequestCode, detail: "more than one Content-Type", decision: d}
+	case r.upgrade && mustBeRead(e) && e.Protocol != policy.WebSocket && e.Protocol != policy.GraphQL:
+		return &denial{code: policyDenied, reason: "upgrade_not_allowed", detail: "an upgrade to a websocket needs an endpoint with protocol: websocket", decision: d}
+	}
+	return nil
+}
+
+// overrides are fields by which a client asks some servers to take another
+// method, path or host than the request says. They end here.
+var overrides = map[string]bool{
+	"X-Http-Method-Override": true, "X-Http-Method": true, "X-Method-Override": true,
+	"X-Original-Url": true, "X-Rewrite-Url": true, "X-Original-Uri": true, "X-Original-Method": true,
+	"X-Forwarded-Host": true, "X-Forwarded-Uri": true, "X-Forwarded-Prefix": true, "X-Forwarded-Path": true, "X-Host": true, "Forwarded": true,
+}
+
+// stripOverrides also takes away what a gateway to CGI or WSGI would read as one
+// of the overrides or as a field that frames the message: to such a gateway an
+// underscore in a name is a hyphen.
+func stripOverrides(h http.Header) {
+	for k := range h {
+		if overrides[k] {
+			delete(h, k)
+			continue
+		}
+		if !strings.Contains(k, "_") {
+			continue
+		}
+		if name := http.CanonicalHeaderKey(strings.ReplaceAll(k, "_", "-")); overrides[name] || hop[name] || decisive[name] {
+			delete(h, k)
+		}
+	}
+}
+
+// decisive are further fields whose meaning a second spelling would put in doubt.
+var decisive = map[string]bool{"Content-Type": true, "Content-Encoding": true, "Authorization": true, "Cookie": true}

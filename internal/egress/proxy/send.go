@@ -1,0 +1,131 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+)
+
+// arm gives a request that was allowed its secrets, last of all.
+func (x *session) arm(r *request, v *verdict) *denial {
+	if x.secrets == nil || v.Endpoint == nil {
+		return nil
+	}
+	r.URL = r.asURL()
+	if err := x.secrets.Apply(x.ctx, v.Endpoint, v.host, v.port, r.Request); err != nil {
+		return &denial{code: credentialRefused, detail: err.Error(), decision: v.Decision}
+	}
+	r.sent = r.URL.RequestURI()
+	return nil
+}
+
+// asURL is the canonical target as a URL.
+func (r *request) asURL() *url.URL {
+	u := &url.URL{Scheme: "http", Host: r.authority(), RawPath: r.target.Path, RawQuery: r.target.Raw}
+	if r.tls {
+		u.Scheme = "https"
+	}
+	if r.target.Path == "*" {
+		u.RawPath, u.Opaque = "", "*"
+		return u
+	}
+	u.Path, _ = url.PathUnescape(r.target.Path) // canonical: it has no incomplete escape
+	return u
+}
+
+func (x *session) scrub(resp *http.Response, v *verdict) {
+	if x.secrets != nil && v.Endpoint != nil {
+		x.secrets.Scrub(resp)
+	}
+}
+
+// repeatable tells whether a request may be sent again when it is not known
+// whether the server has seen it, RFC 9110 section 9.2.2.
+func (r *request) repeatable() bool {
+	return !r.hasBody() && !r.upgrade && (r.method == "GET" || r.method == "HEAD" || r.method == "OPTIONS")
+}
+
+// personal tells whether a server has tied who the client is to the connection:
+// such a connection is nobody else's.
+func personal(h http.Header) bool {
+	for _, v := range h["Www-Authenticate"] {
+		scheme, _, _ := strings.Cut(v, " ")
+		if strings.EqualFold(scheme, "NTLM") || strings.EqualFold(scheme, "Negotiate") {
+			return true
+		}
+	}
+	return false
+}
+
+// send sends a request; the channel then holds nil or what went wrong. A body
+// that is not here yet is sent while the answer is awaited.
+func (x *session) send(r *request, up *upstream, rd *bufio.Reader) (sent chan error) {
+	sent = make(chan error, 1)
+	err := r.writeHead(up.bw)
+	switch {
+	case err != nil:
+		sent <- err
+	case !r.hasBody():
+		sent <- up.bw.Flush()
+	case r.ContentLength > 0 && r.ContentLength <= int64(rd.Buffered()):
+		sent <- x.sendBody(r, up)
+	default:
+		if err := up.bw.Flush(); err != nil {
+			sent <- err
+			break
+		}
+		go func() {
+			err := errors.New("bug: request body")
+			defer func() { sent <- err }()
+			defer x.survive()
+			err = x.sendBody(r, up)
+		}()
+	}
+	return sent
+}
+
+// sendBody streams the request's body in a framing of its own: chunk extensions
+// and trailers end here.
+func (x *session) sendBody(r *request, up *upstream) error {
+	err := x.copyBody(chunkWriter{w: up.bw, on: r.chunked()}, r.Body)
+	if err != nil {
+		up.abort() // the server must not take it for the whole body
+	}
+	return err
+}
+
+// switched goes on with a websocket as with any tunnel. The answer's head has
+// been read and is still to be written.
+func (x *session) switched(up *upstream, resp *http.Response, rd *bufio.Reader) (after func()) {
+	var b bytes.Buffer
+	statusLine(&b, resp.StatusCode)
+	resp.Header.WriteSubset(&b, exclude(resp.Header))
+	b.WriteString("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	b.Write(buffered(up.br, 0))
+	early := buffered(rd, 0)
+	return func() {
+		if _, err := x.wire.Write(b.Bytes()); err != nil {
+			up.Close()
+			return
+		}
+		x.tunnel(up.verdict, up.conn, early, false)
+	}
+}
+
+// answerLocally gets an answer from this process.
+func (x *session) answerLocally(r *request, v *verdict, way http.RoundTripper) (*http.Response, *denial) {
+	if no := x.arm(r, v); no != nil {
+		return nil, no
+	}
+	r.URL = r.asURL()
+	resp, err := way.RoundTrip(r.Request.WithContext(x.ctx))
+	if err != nil {
+		return nil, &denial{code: upstreamUnreachable, failed: true, detail: err.Error(), decision: v.Decision}
+	}
+	x.requested(r, v, netip.Addr{}, resp.StatusCode)
+	return resp, nil
+}
