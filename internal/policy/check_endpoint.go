@@ -35,6 +35,7 @@ func (d *decoder) checkEndpoint(n ast.Node, e Endpoint, seen map[string]ast.Node
 		{!l7 && has("deny_rules"), "deny_rules", "deny_rules need a protocol that is inspected, such as rest"},
 		{!l7 && has("path"), "path", "a path can be told only with a protocol that is inspected, such as rest"},
 		{has("access") && has("rules"), "rules", "give access or rules, not both"},
+		{has("rules") && len(e.Rules) == 0, "rules", "rules without a rule allow nothing; leave the endpoint out"},
 		{has("access") && (e.Protocol == JSONRPC || e.Protocol == MCP), "access", "access has no meaning for json-rpc and mcp; give rules"},
 		{has("deny_rules") && !has("access") && !has("rules") && !e.L7.MCPAllKnownMethods, "deny_rules", "deny_rules need something that allows: access or rules"},
 		{l7 && !has("access") && !has("rules") && !e.L7.MCPAllKnownMethods, "protocol", "an inspected endpoint needs access or rules"},
@@ -71,7 +72,7 @@ func (d *decoder) ambiguous(p *Policy) {
 				for _, o := range byPort[port] {
 					if o.e != e && match.HostsOverlap(o.e.Host, e.Host) && conflict(o.e, e) {
 						d.errs = append(d.errs, &PositionError{File: d.file, Line: e.Line, Col: 1, Excerpt: d.line(e.Line),
-							Msg: "ambiguous: " + e.Host + " is handled differently here and on line " + itoa(o.e.Line) + "; give both the same protocol, tls and allowed_ips, or different paths"})
+							Msg: "ambiguous: " + e.Host + " is handled differently here and on line " + itoa(o.e.Line) + "; give both the same protocol, tls, allowed_ips, enforcement and settings, or paths of which one is more specific"})
 					}
 				}
 				byPort[port] = append(byPort[port], place{p.Network[i].Key, e})
@@ -90,7 +91,16 @@ func conflict(a, b *Endpoint) bool {
 	if a.L7.CredentialProvider != b.L7.CredentialProvider {
 		return true
 	}
-	return a.Protocol != Raw && b.Protocol != Raw && a.Path == b.Path && (a.Protocol != b.Protocol || a.Audit != b.Audit)
+	if a.Protocol == Raw || b.Protocol == Raw || !match.PathsOverlap(a.Path, b.Path) || match.ComparePaths(a.Path, b.Path) != 0 {
+		return false
+	}
+	return a.Protocol != b.Protocol || a.Audit != b.Audit || !sameReading(a.L7, b.L7)
+}
+
+// sameReading says whether two endpoints read requests alike.
+func sameReading(a, b L7) bool {
+	a.MCPAllKnownMethods = b.MCPAllKnownMethods // this allows, and does not read
+	return same(a, b)
 }
 
 func (d *decoder) line(n int) string {

@@ -3,7 +3,6 @@ package policy
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/goccy/go-yaml/ast"
 
@@ -26,7 +25,14 @@ var protocols = []string{"tcp", "rest", "websocket", "graphql", "json-rpc", "mcp
 func (d *decoder) endpoint(n ast.Node) Endpoint {
 	e := Endpoint{}
 	e.Line, _ = position(n)
-	f := d.l7Fields(&e)
+	var matches []written
+	match := func(n ast.Node, use use) Match {
+		w := d.match(n)
+		w.use = use
+		matches = append(matches, w)
+		return w.Match
+	}
+	f := d.l7Fields(&e, match)
 	for k, read := range (fields{
 		"host":        func(n ast.Node) { e.Host = d.host(n, "host") },
 		"port":        func(n ast.Node) { d.addPort(n, &e) },
@@ -39,11 +45,11 @@ func (d *decoder) endpoint(n ast.Node) Endpoint {
 		"rules": d.list("rules", 1024, func(n ast.Node) {
 			r := Rule{}
 			r.Line, _ = position(n)
-			seen := d.mapping(n, "a rule", fields{"allow": func(n ast.Node) { r.Allow = d.match(n) }})
+			seen := d.mapping(n, "a rule", fields{"allow": func(n ast.Node) { r.Allow = match(n, allows) }})
 			d.need(n, "a rule", seen, "allow")
 			e.Rules = append(e.Rules, r)
 		}),
-		"deny_rules":  d.list("deny_rules", 1024, func(n ast.Node) { e.DenyRules = append(e.DenyRules, d.match(n)) }),
+		"deny_rules":  d.list("deny_rules", 1024, func(n ast.Node) { e.DenyRules = append(e.DenyRules, match(n, denies)) }),
 		"allowed_ips": d.list("allowed_ips", 256, func(n ast.Node) { d.allowedIP(n, &e) }),
 		"pin":         d.word("pin", func(i int) { e.PinRefresh = i == 1 }, "session", "refresh"),
 		"relay":       d.word("relay", func(i int) { e.RelayDirect = i == 1 }, "proxy", "direct"),
@@ -54,11 +60,12 @@ func (d *decoder) endpoint(n ast.Node) Endpoint {
 	seen := d.mapping(n, "an endpoint", f)
 	if len(d.errs) == before {
 		d.checkEndpoint(n, e, seen)
+		d.checkRules(&e, seen, matches)
 	}
 	return e
 }
 
-func (d *decoder) l7Fields(e *Endpoint) fields {
+func (d *decoder) l7Fields(e *Endpoint, match func(ast.Node, use) Match) fields {
 	l := &e.L7
 	return fields{
 		"allow_encoded_slash":             d.boolean(&l.AllowEncodedSlash, "allow_encoded_slash"),
@@ -70,7 +77,7 @@ func (d *decoder) l7Fields(e *Endpoint) fields {
 		}, "deny", "allow_registered"),
 		"graphql_persisted_queries": func(n ast.Node) {
 			l.RegisteredQueries = map[string]Match{}
-			d.named(n, "graphql_persisted_queries", func(id string, _, v ast.Node) { l.RegisteredQueries[id] = d.match(v) })
+			d.named(n, "graphql_persisted_queries", func(id string, _, v ast.Node) { l.RegisteredQueries[id] = match(v, registers) })
 		},
 		"graphql_max_body_bytes": d.size(&l.GraphQLMaxBody, "graphql_max_body_bytes", maxBody),
 		"json_rpc": func(n ast.Node) {
@@ -130,9 +137,13 @@ func (d *decoder) host(n ast.Node, what string) string {
 }
 
 func (d *decoder) pattern(n ast.Node, what string, to *string) {
+	before := len(d.errs)
 	d.text(to, what)(n)
-	if *to != "" && !strings.HasPrefix(*to, "/") && !strings.HasPrefix(*to, "**") {
-		d.fail(n, "%s: expected a pattern that starts with / or **, found %q", what, clip(*to))
+	if len(d.errs) > before || *to == "" {
+		return
+	}
+	if wrong := pathPattern(*to); wrong != "" {
+		d.fail(n, "%s: %q: %s", what, clip(*to), wrong)
 	}
 }
 
@@ -153,10 +164,13 @@ func (d *decoder) allowedIP(n ast.Node, e *Endpoint) {
 	e.AllowedIPs = append(e.AllowedIPs, p)
 }
 
-func (d *decoder) match(n ast.Node) Match {
-	var m Match
+// match reads a match. What is empty is refused: it would match everything.
+func (d *decoder) match(n ast.Node) written {
+	w := written{at: n}
+	m := &w.Match
 	m.Line, _ = position(n)
-	seen := d.mapping(n, "a match", fields{
+	before := len(d.errs)
+	w.seen = d.mapping(n, "a match", fields{
 		"method":         d.text(&m.Method, "method"),
 		"path":           func(n ast.Node) { d.pattern(n, "path", &m.Path) },
 		"query":          d.globs(&m.Query, "query"),
@@ -166,10 +180,21 @@ func (d *decoder) match(n ast.Node) Match {
 		"tool":           func(n ast.Node) { m.Tool = d.anyOf(n, "tool") },
 		"params":         d.globs(&m.Params, "params"),
 	})
-	if len(seen) == 0 {
+	if len(w.seen) == 0 {
 		d.fail(n, "a match without a field would match everything; say method: \"*\" if that is meant")
 	}
-	return m
+	if len(d.errs) > before {
+		return w
+	}
+	for field, empty := range map[string]bool{
+		"method": m.Method == "", "path": m.Path == "", "query": len(m.Query) == 0, "operation_name": m.OperationName == "",
+		"fields": len(m.Fields) == 0 || slices.Contains(m.Fields, ""), "tool": len(m.Tool) == 0 || slices.Contains(m.Tool, ""), "params": len(m.Params) == 0,
+	} {
+		if at := w.seen[field]; at != nil && empty {
+			d.fail(at, "%s is empty and would match everything; leave it out or give it a value", field)
+		}
+	}
+	return w
 }
 
 var operations = []string{"query", "mutation", "subscription", "*"}
@@ -191,5 +216,8 @@ func (d *decoder) anyOf(n ast.Node, what string) []string {
 	var out []string
 	seen := d.mapping(n, what, fields{"any": d.texts(&out, "any", 256)})
 	d.need(n, what, seen, "any")
+	if seen["any"] != nil && len(out) == 0 {
+		d.fail(n, "%s: any without a value matches nothing", what)
+	}
 	return out
 }

@@ -87,6 +87,39 @@ func TestParseRefuses(t *testing.T) {
 		{"access and rules", ep(`{host: a.example, port: 1, protocol: rest, access: full, rules: [{allow: {method: GET}}]}`), "not both"},
 		{"deny alone", ep(`{host: a.example, port: 1, protocol: rest, deny_rules: [{method: GET}]}`), "something that allows"},
 		{"tcp with address", ep(`{host: 10.0.0.1, port: 1, protocol: tcp}`), "connects by name"},
+		{"path with an empty segment", l7("rest", "rules: [{allow: {path: /a//b}}]"), "empty segments"},
+		{"path with dots", l7("rest", "rules: [{allow: {path: /a/../b}}]"), "none of dots"},
+		{"path not canonical", l7("rest", `rules: [{allow: {path: "/%41"}}]`), "an escape is %"},
+		{"path not ASCII", l7("rest", "rules: [{allow: {path: /ä}}]"), `'ä' is never in a path`},
+		{"no rules", l7("rest", "rules: []"), "rules without a rule"},
+		{"empty method", l7("rest", `rules: [{allow: {method: ""}}]`), "method is empty and would match everything"},
+		{"empty query", l7("rest", `rules: [{allow: {query: {}}}]`), "query is empty"},
+		{"any of nothing", l7("rest", `rules: [{allow: {query: {q: {any: []}}}}]`), "any without a value"},
+		{"empty fields", l7("graphql", `rules: [{allow: {operation_type: query, fields: []}}]`), "fields is empty"},
+		{"empty tool", l7("mcp", `rules: [{allow: {tool: ""}}]`), "tool is empty"},
+		{"method with a star", l7("rest", `rules: [{allow: {method: "P*"}}]`), "expected an HTTP method"},
+		{"tool of rest", l7("rest", "deny_rules: [{tool: rm}], access: full"), "p.yaml:2:143: tool cannot be told with protocol: rest"},
+		{"operation of rest", l7("rest", "rules: [{allow: {operation_type: query}}]"), "operation_type cannot be told with protocol: rest"},
+		{"params of graphql", l7("graphql", "rules: [{allow: {operation_type: query, params: {a: b}}}]"), "params cannot be told"},
+		{"fields of mcp", l7("mcp", "rules: [{allow: {method: ping, fields: [a]}}]"), "fields cannot be told"},
+		{"tool of json-rpc", l7("json-rpc", "rules: [{allow: {tool: a}}]"), "tool cannot be told"},
+		{"text of rest", l7("rest", "rules: [{allow: {method: WEBSOCKET_TEXT}}]"), "belongs to protocol: websocket"},
+		{"post of websocket", l7("websocket", "rules: [{allow: {method: POST}}]"), "a websocket has a GET"},
+		{"tool of another method", l7("mcp", "rules: [{allow: {method: tools/list, tool: a}}]"), "called by method: tools/call"},
+		{"star in json-rpc", l7("json-rpc", `rules: [{allow: {method: "eth_*"}}]`), `one method or "*"`},
+		{"graphql without a type", l7("graphql", "rules: [{allow: {fields: [user]}}]"), "needs operation_type"},
+		{"message with a path", l7("websocket", "rules: [{allow: {operation_type: query, path: /x}}]"), "a rule of its own"},
+		{"message beside every text", l7("websocket", "rules: [{allow: {operation_type: query}}, {allow: {method: WEBSOCKET_TEXT}}]"), "allows every text message"},
+		{"message beside every method", l7("websocket", `rules: [{allow: {operation_type: query}}, {allow: {method: "*"}}]`), "allows every text message"},
+		{"registered without a type", l7("graphql", "access: full, graphql_persisted_queries: {abc: {fields: [a]}}"), "one operation_type"},
+		{"registered with a pattern", l7("graphql", `access: full, graphql_persisted_queries: {abc: {operation_type: query, fields: ["a*"]}}`), "not patterns"},
+		{"registered with a path", l7("graphql", "access: full, graphql_persisted_queries: {abc: {operation_type: query, path: /x}}"), "path cannot be told"},
+		{"mcp of rest", l7("rest", "access: full, mcp: {strict_tool_names: false}"), "mcp has no meaning for protocol: rest"},
+		{"slash of raw", ep("{host: a.example, port: 1, allow_encoded_slash: true}"), "not inspected"},
+		{"body limit of another", l7("mcp", "rules: [{allow: {method: ping}}], graphql_max_body_bytes: 5"), "graphql_max_body_bytes has no meaning"},
+		{"ambiguous enforcement", two("protocol: rest, access: full", "protocol: rest, access: full, enforcement: audit"), "handled differently"},
+		{"ambiguous settings", two("protocol: rest, access: full", "protocol: rest, access: full, allow_encoded_slash: true"), "handled differently"},
+		{"ambiguous paths", two("protocol: rest, access: full, path: /a/*", `protocol: mcp, rules: [{allow: {method: ping}}], path: "/*/a"`), "handled differently"},
 		{"host service elsewhere", `host_services: [{host: m.local, port: 80, to: "10.0.0.1:80"}]`, "expected a loopback address"},
 		{"published, not bound", "sockets: {bind: [3000], publish: [3001]}", "not among the ports of bind"},
 		{"ambiguous", "network_policies: {a: {endpoints: [{host: a.example, port: 1, tls: skip}]},\n b: {endpoints: [{host: a.example, port: 1}]}}", "on line 2"},
@@ -101,6 +134,36 @@ func TestParseRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestParseAccepts: what looks like some of what TestParseRefuses has and can be told apart.
+func TestParseAccepts(t *testing.T) {
+	for name, doc := range map[string]string{
+		"more specific path": two("protocol: rest, access: full", "protocol: mcp, rules: [{allow: {method: ping}}], path: /mcp"),
+		"other paths":        two("protocol: rest, access: full, path: /a/*", "protocol: mcp, rules: [{allow: {method: ping}}], path: /b/*"),
+		"raw beside":         two("protocol: rest, access: full", "tls: auto"),
+		"message":            l7("websocket", "rules: [{allow: {method: GET, path: /graphql}}, {allow: {operation_type: query}}]"),
+		"message denied":     l7("websocket", "access: full, deny_rules: [{operation_type: mutation}]"),
+		"tool":               l7("mcp", `rules: [{allow: {method: tools/call, tool: {any: ["search_*", read]}, params: {arguments.path: "/x/*"}}}]`),
+		"graphql path":       l7("graphql", "rules: [{allow: {operation_type: query, path: /graphql, method: POST}}]"),
+		"escape":             l7("rest", `rules: [{allow: {path: "/a%2Fb/%C3%A4"}}]`),
+		"all known":          l7("mcp", "mcp: {allow_all_known_mcp_methods: true}, deny_rules: [{tool: rm}]"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, _, err := Parse("p.yaml", []byte("version: 1\n"+doc+"\n")); err != nil {
+				t.Errorf("refused: %v", err)
+			}
+		})
+	}
+}
+
+func l7(protocol, more string) string {
+	return ep("{host: a.example, port: 1, enforcement: enforce, protocol: " + protocol + ", " + more + "}")
+}
+
+// two are endpoints of one host and port.
+func two(a, b string) string {
+	return "network_policies: {a: {endpoints: [{host: a.example, port: 1, " + a + "}]},\n b: {endpoints: [{host: a.example, port: 1, " + b + "}]}}"
 }
 
 func ep(e string) string {

@@ -2,10 +2,9 @@ package policy
 
 import "reflect"
 
-// same compares two policies, the places of their parts aside.
-func same(a, b *Policy) bool {
-	x, y := *a, *b
-	return reflect.DeepEqual(withoutLines(reflect.ValueOf(x)).Interface(), withoutLines(reflect.ValueOf(y)).Interface())
+// same compares two policies, or parts of them, their places in the file aside.
+func same[T any](a, b T) bool {
+	return reflect.DeepEqual(withoutLines(reflect.ValueOf(a)).Interface(), withoutLines(reflect.ValueOf(b)).Interface())
 }
 
 // withoutLines copies v with every field named Line set to zero.

@@ -55,7 +55,14 @@ func wantedOf(res Result) wanted {
 
 // TestDecide runs every testdata/*.txtar: policy.yaml, request.json, want.json.
 func TestDecide(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
+	runCases(t, "testdata/*.txtar", func(t *testing.T, p *policy.Policy, req request) wanted {
+		return wantedOf(decide(t, compile(t, p), Input(req)))
+	})
+}
+
+// runCases compares what decide gives with want.json of each file.
+func runCases[R, W any](t *testing.T, glob string, decide func(*testing.T, *policy.Policy, R) W) {
+	files, err := filepath.Glob(glob)
 	if err != nil || len(files) == 0 {
 		t.Fatalf("Glob = %v, %v, want files", files, err)
 	}
@@ -78,9 +85,9 @@ func TestDecide(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var req request
+			var req R
 			decode(t, section("request.json").Data, &req)
-			got := wantedOf(decide(t, compile(t, p), Input(req)))
+			got := decide(t, p, req)
 			want := section("want.json")
 			if *update {
 				want.Data = encode(t, got)
@@ -89,10 +96,10 @@ func TestDecide(t *testing.T) {
 				}
 				return
 			}
-			var expect wanted
+			var expect W
 			decode(t, want.Data, &expect)
 			if diff := cmp.Diff(expect, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
-				t.Errorf("Decide(%+v) differs (-want +got):\n%s", req, diff)
+				t.Errorf("the decision about %+v differs (-want +got):\n%s", req, diff)
 			}
 		})
 	}
