@@ -80,6 +80,7 @@ var doors = []struct {
 }{
 	{"github.com/open-policy-agent/opa", []string{"internal/policy/rego"}},
 	{"github.com/spf13/cobra", []string{"internal/cli"}},
+	{"github.com/coder/websocket", []string{"tests"}},
 	{"github.com/go-json-experiment/json", []string{"internal/egress/l7/jsonval"}},
 	{"github.com/goccy/go-yaml", []string{"internal/policy", "tests"}},
 	{"github.com/vektah/gqlparser/v2", []string{"internal/egress/l7/graphql"}},
