@@ -92,6 +92,8 @@ var doors = []struct {
 	{"golang.org/x/term", []string{"internal/kernel/pty", "internal/supervisor", "internal/cli", "tests"}},
 	{"github.com/creack/pty", []string{"internal/kernel/pty", "internal/supervisor", "tests"}},
 	{"github.com/vishvananda/netlink", []string{"internal/kernel/netns", "tests"}},
+	{"github.com/google/nftables", []string{"internal/kernel/nft", "tests"}},
+	{"github.com/mdlayher/netlink", []string{"internal/kernel/nft", "tests"}},
 	{"github.com/google/go-cmp", []string{"tests"}},
 	{"github.com/rogpeppe/go-internal", []string{"tests"}},
 	{"go.uber.org/goleak", []string{"tests"}},

@@ -55,7 +55,7 @@ func newRun(s Streams) *cobra.Command {
 	fl := cmd.Flags()
 	fl.SetInterspersed(false) // what follows the command belongs to it
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`; without it nothing outside can be reached")
-	fl.StringVar(&f.mode, "mode", "", "network enforcement `MODE`, platform; default: the policy's")
+	fl.StringVar(&f.mode, "mode", "", "network enforcement `MODE`: platform, namespace or userns; default: the policy's, else platform")
 	fl.StringVar(&f.workdir, "workdir", "", "the program's working directory `DIR`; default: this one")
 	fl.StringArrayVar(&f.env, "env", nil, "set a variable for the program, `NAME=VALUE`; may be repeated")
 	fl.StringArrayVar(&f.resolve, "resolve", nil, "use this address for a name, `NAME=ADDR`; judged like any other; may be repeated")
@@ -66,7 +66,7 @@ func newRun(s Streams) *cobra.Command {
 	cmd.MarkFlagFilename("upstream-ca", "pem", "crt")
 	cmd.MarkFlagFilename("events")
 	cmd.MarkFlagDirname("workdir")
-	cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{policy.Platform.String()}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{policy.Platform.String(), policy.Namespace.String(), policy.UserNS.String()}, cobra.ShellCompDirectiveNoFileComp))
 	for _, name := range []string{"env", "resolve", "proxy-port"} {
 		cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
@@ -146,13 +146,16 @@ func (f runFlags) options(out io.Writer) (supervisor.Options, error) {
 	return o, nil
 }
 
+// modes are the words of --mode; the empty one leaves it to the policy.
+var modes = []policy.Mode{policy.ModeUnset, policy.Platform, policy.Namespace, policy.UserNS}
+
 func parseMode(word string) (policy.Mode, error) {
-	for _, m := range []policy.Mode{policy.ModeUnset, policy.Platform, policy.Namespace} {
+	for _, m := range modes {
 		if word == m.String() {
 			return m, nil
 		}
 	}
-	return 0, usagef("--mode %q: expected platform or namespace", word)
+	return 0, usagef("--mode %q: expected platform, namespace or userns", word)
 }
 
 // parseResolve reads NAME=ADDR[,ADDR...]; a name that comes twice gets all of

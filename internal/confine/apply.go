@@ -50,6 +50,7 @@ func (p *Plan) Apply(spec stage.Spec) (*stage.Process, []Finding, error) {
 			spec.ListenerFlags |= unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 		}
 	}
+	spec.Own = p.Own
 	proc, err := stage.Start(spec)
 	return proc, findings, err
 }

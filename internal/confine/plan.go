@@ -17,7 +17,18 @@ type Input struct {
 	ProxyPort uint16
 	Readable  []string // paths that the supervisor needs the agent to read, such as CA files
 	Off       Walls    // walls to leave out; only a test has a reason to
+	Network   Network  // the network namespace that the agent is put into
 }
+
+// Network says which network namespace the agent is put into.
+type Network uint8
+
+// The networks.
+const (
+	HostNetwork Network = iota // the supervisor's: Platform mode
+	VethNetwork                // one that the supervisor has made, with a way to the proxy and packet rules
+	UserNetwork                // one of a user namespace of its own, with no way anywhere
+)
 
 // FileRule grants one path and everything below it.
 type FileRule struct {
@@ -39,11 +50,12 @@ type Plan struct {
 	Filter       FilterOptions      `json:"filter"`
 	LoadFilter   bool               `json:"load_filter"`
 	WaitKillable bool               `json:"wait_killable"`
-	GuardScope   bool               `json:"guard_scope"` // the guard has a domain with the signal scope
+	GuardScope   bool               `json:"guard_scope"`              // the guard has a domain with the signal scope
+	Own          bool               `json:"own_namespaces,omitempty"` // the stage makes a user and a network namespace
 	Report       Report             `json:"report"`
 }
 
-// Build makes the plan for Platform mode. It is pure. The error is a
+// Build makes the plan. It is pure. The error is a
 // *RefusedError that names every layer which cannot hold on this host.
 func Build(in Input, f probe.Facts) (*Plan, error) {
 	hard := in.Policy.Landlock.Compatibility != policy.BestEffort
@@ -52,6 +64,7 @@ func Build(in Input, f probe.Facts) (*Plan, error) {
 	p.planPorts(in, f)
 	p.planScopes(in, f, hard)
 	p.planFilter(in, f)
+	p.planNetwork(in)
 	var refused []Layer
 	for _, l := range p.Report {
 		if l.State == Refused {
@@ -192,6 +205,23 @@ func (p *Plan) planFilter(in Input, f probe.Facts) {
 	default:
 		p.WaitKillable = f.SeccompNotify.WaitKillable
 		p.say(gateName, Enforced, "the supervisor makes every connection; the proxy is the only way out", "")
+	}
+}
+
+// planNetwork is about what stands behind the gate in the namespace modes. That
+// the namespace can be made is not a fact but an act: the supervisor, or the
+// stage, has done it before anything of the agent runs, or has refused.
+func (p *Plan) planNetwork(in Input) {
+	const name = "network"
+	switch {
+	case in.Network == HostNetwork:
+	case in.Network == UserNetwork:
+		p.Own = true
+		p.say(name, Enforced, "a user and a network namespace of its own, which have no way anywhere", "")
+	case in.Off&WallPackets != 0:
+		p.say(name, Off, "packet rules left out by a test", "")
+	default:
+		p.say(name, Enforced, "a network namespace of its own; nftables there let TCP to the proxy through and nothing else", "")
 	}
 }
 

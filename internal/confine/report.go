@@ -10,16 +10,18 @@ type Walls uint8
 
 // The walls. A plan for use has all of them.
 const (
-	WallFiles  Walls = 1 << iota // Landlock file rules
-	WallPorts                    // Landlock TCP rules
-	WallScopes                   // Landlock scopes: abstract unix sockets, signals
-	WallFilter                   // the static seccomp table
-	WallGate                     // seccomp user notification and the socket broker
+	WallFiles   Walls = 1 << iota // Landlock file rules
+	WallPorts                     // Landlock TCP rules
+	WallScopes                    // Landlock scopes: abstract unix sockets, signals
+	WallFilter                    // the static seccomp table
+	WallGate                      // seccomp user notification and the socket broker
+	WallPackets                   // packet rules of Namespace mode
 )
 
 var wallNames = map[Walls]string{
 	WallFiles: "landlock-files", WallPorts: "landlock-ports", WallScopes: "landlock-scopes",
 	WallFilter: "seccomp-filter", WallGate: "gate",
+	WallPackets: "nftables",
 }
 
 // ParseWall finds a wall by the name that reports use.
@@ -34,7 +36,7 @@ func ParseWall(name string) (Walls, error) {
 
 func (w Walls) String() string {
 	var s []string
-	for b := WallFiles; b <= WallGate; b <<= 1 {
+	for b := WallFiles; b <= WallPackets; b <<= 1 {
 		if w&b != 0 {
 			s = append(s, wallNames[b])
 		}

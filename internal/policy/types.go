@@ -5,15 +5,18 @@ import "net/netip"
 // Mode is the network enforcement mode, the contract's NetworkEnforcementMode.
 type Mode uint8
 
-// The modes. ModeUnset takes the strictest one that the host can hold.
+// The modes. ModeUnset takes the strictest one that the host can hold. UserNS is
+// Namespace for a user without privilege, by a user namespace; a policy cannot
+// ask for it, a command line can.
 const (
 	ModeUnset Mode = iota
 	Platform
 	Namespace
+	UserNS
 )
 
-// String is the mode's word in a policy; empty for ModeUnset.
-func (m Mode) String() string { return [...]string{"", "platform", "namespace"}[m] }
+// String is the mode's word; empty for ModeUnset.
+func (m Mode) String() string { return [...]string{"", "platform", "namespace", "userns"}[m] }
 
 // Compatibility says what becomes of a Landlock right that the host lacks.
 type Compatibility uint8

@@ -17,11 +17,12 @@ import (
 // buildEgress opens the one listener and builds what stands behind it. The
 // policy is compiled beside the agent's start; the first decision waits for it.
 func (s *sandbox) buildEgress() error {
-	l, addr, err := listenProxy(s.o.ProxyPort)
-	if err != nil {
-		return err
+	var err error
+	if s.listener == nil {
+		if s.listener, s.proxyAddr, err = listenProxy(s.o.ProxyPort, loopback, ""); err != nil {
+			return err
+		}
 	}
-	s.listener, s.proxyAddr = l, addr
 	s.engine = &engine{compiled: sync.OnceValues(func() (*rego.Engine, error) { return rego.Compile(s.policy, 1) })}
 	s.ledger = identity.New(identity.Options{Root: func() (int, int) {
 		<-s.running

@@ -3,10 +3,15 @@ package supervisor
 import (
 	"fmt"
 	"net"
+	"os"
+	"strconv"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/internal/confine/gate"
 	"sallyport/internal/event"
+	"sallyport/internal/kernel/nft"
 	"sallyport/internal/kernel/procfs"
 )
 
@@ -50,6 +55,50 @@ func (s *sandbox) gateDenied(d gate.Denial) {
 		to = event.Where{Addr: d.Addr.Addr(), Port: d.Addr.Port()}
 	}
 	s.emit(event.Connection(event.Refuse, who, to, event.Verdict{Reason: d.Call, Detail: d.Reason}))
+}
+
+// bypassed makes an event of a packet that the rules of the agent's namespace
+// refused: it went around the gate. Who sent it is known while its socket lives.
+func (s *sandbox) bypassed(p nft.Packet) {
+	if !s.denials.allow(s.now()) {
+		return
+	}
+	who := event.Who{}
+	if pid, err := procfs.Sender(s.members(), p.Protocol, p.From); err == nil {
+		who.PID = pid
+		if f, err := procfs.Exe(pid); err == nil {
+			who.Exe = f.Path
+		}
+	}
+	s.emit(event.Connection(event.Refuse, who, event.Where{Addr: p.To.Addr(), Port: p.To.Port(), Proto: protocolName(p.Protocol)},
+		event.Verdict{Reason: "bypass", Detail: "refused by the packet rules of the agent's network namespace"}))
+}
+
+// members are the processes of the sandbox.
+func (s *sandbox) members() []int {
+	m, _ := procfs.Descendants(os.Getpid())
+	return m
+}
+
+// member is a process of the network namespace in which the agent's servers
+// listen.
+func (s *sandbox) member() int {
+	if s.space == nil {
+		return os.Getpid()
+	}
+	return s.agent.Guard()
+}
+
+func protocolName(number int) string {
+	if name := protocolNames[number]; name != "" {
+		return name
+	}
+	return strconv.Itoa(number)
+}
+
+var protocolNames = map[int]string{
+	unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_UDPLITE: "udplite", unix.IPPROTO_SCTP: "sctp",
+	unix.IPPROTO_DCCP: "dccp", unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_ICMPV6: "icmpv6",
 }
 
 // stranger reports a connection to the proxy that did not come from the

@@ -32,6 +32,9 @@ type sandbox struct {
 	plan    *confine.Plan
 	capture bool
 
+	mode  policy.Mode
+	space *netspace // the agent's network namespace; nil in the host's and where the stage makes it
+
 	listener    *net.TCPListener
 	proxyAddr   netip.AddrPort
 	ledger      *identity.Ledger
@@ -43,6 +46,7 @@ type sandbox struct {
 	denials     bucket
 	dns         *dns.Server
 	servers     servers
+	publisher   publisher
 	umask       int // the caller's, handed to the agent
 
 	health  health
@@ -79,7 +83,7 @@ func exitStatus(err error) int {
 // in the order in which the supervisor gives up what it may do.
 func (s *sandbox) prepare() error {
 	steps := []func() error{
-		s.choosePolicy, s.openEvents, s.becomeAgent, s.harden, s.lookAround, s.buildEgress, s.buildPlan,
+		s.choosePolicy, s.chooseMode, s.openEvents, s.isolate, s.becomeAgent, s.harden, s.lookAround, s.buildEgress, s.buildPlan,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -105,9 +109,6 @@ func (s *sandbox) choosePolicy() error {
 		s.policy = policy.Default()
 		s.policy.Filesystem.ReadOnly = existing(s.policy.Filesystem.ReadOnly)
 		s.policy.Filesystem.ReadWrite = existing(s.policy.Filesystem.ReadWrite)
-	}
-	if err := agree(s.o.Mode, s.policy.NetworkEnforcement); err != nil {
-		return err
 	}
 	s.capture = s.policy.NetworkCapture
 	for _, np := range s.policy.Network {
@@ -148,19 +149,6 @@ func existing(paths []string) []string {
 	return out
 }
 
-// agree refuses a flag and a policy that name different modes, and modes that
-// this build cannot hold.
-func agree(flag, inPolicy policy.Mode) error {
-	if flag != policy.ModeUnset && inPolicy != policy.ModeUnset && flag != inPolicy {
-		return refused("leave --mode out, or change network_enforcement in the policy",
-			"--mode %s disagrees with the policy, which says network_enforcement: %s", flag, inPolicy)
-	}
-	if flag == policy.Namespace || inPolicy == policy.Namespace {
-		return refused("use network_enforcement: platform", "namespace mode is not available in this version")
-	}
-	return nil
-}
-
 func (s *sandbox) openEvents() error {
 	host, _ := os.Hostname()
 	var u unix.Utsname
@@ -187,9 +175,11 @@ func (s *sandbox) openEvents() error {
 func (s *sandbox) becomeAgent() error {
 	if os.Geteuid() != 0 {
 		if s.policy.Process.RunAsUser != "" {
-			return s.alreadyAgent()
+			if err := s.alreadyAgent(); err != nil {
+				return err
+			}
 		}
-		return nil
+		return s.shed()
 	}
 	who, err := agentOfRoot(s.policy)
 	if err != nil {
@@ -236,6 +226,19 @@ func agentOfRoot(p *policy.Policy) (caps.Identity, error) {
 	return who, nil
 }
 
+// shed gives up what a user who is not root was lent, such as the two
+// capabilities that make namespaces.
+func (s *sandbox) shed() error {
+	have, err := caps.Read()
+	if err == nil && have.Permitted|have.Inheritable|have.Ambient != 0 {
+		err = caps.Shed()
+	}
+	if err != nil {
+		return refused("", "giving up capabilities: %w", err)
+	}
+	return nil
+}
+
 // alreadyAgent checks that a policy's identity is the caller's own: without root
 // there is no other to be had.
 func (s *sandbox) alreadyAgent() error {
@@ -271,7 +274,7 @@ func (s *sandbox) lookAround() error {
 func (s *sandbox) buildPlan() error {
 	plan, err := confine.Build(confine.Input{
 		Policy: s.policy, Workdir: s.o.Workdir, ProxyPort: s.proxyAddr.Port(),
-		Readable: s.o.Readable, Off: s.o.Off,
+		Readable: s.o.Readable, Off: s.o.Off, Network: networks[s.mode],
 	}, s.facts)
 	var refusal *confine.RefusedError
 	if errors.As(err, &refusal) {
@@ -292,6 +295,7 @@ func (s *sandbox) close() {
 	if s.listener != nil {
 		s.listener.Close()
 	}
+	s.space.close()
 	if s.writer != nil {
 		s.writer.Close()
 	}

@@ -13,9 +13,10 @@ import (
 // not a notified call, so an entry may outlive its server; whoever asks is told
 // only of one that still listens with a socket that was entered.
 type servers struct {
-	mu    sync.Mutex
-	ports map[uint16][]server
-	diag  sockdiag.Client
+	member func() int // a process of their network namespace
+	mu     sync.Mutex
+	ports  map[uint16][]server
+	diag   sockdiag.Client // asks in the namespace of the thread that asks first: the gate's
 }
 
 type server struct {
@@ -75,7 +76,7 @@ func (s *servers) listener(a netip.AddrPort) (uint64, error) {
 	if inode, err := s.diag.Listener(a); err == nil {
 		return inode, nil
 	}
-	return procfs.Listener(a)
+	return procfs.Listener(s.member(), a)
 }
 
 // gone forgets what was entered for an address.

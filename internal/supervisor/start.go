@@ -18,7 +18,6 @@ import (
 	"sallyport/internal/confine/stage"
 	"sallyport/internal/event"
 	"sallyport/internal/kernel/notify"
-	"sallyport/internal/kernel/procfs"
 )
 
 // start starts the agent behind the plan, answers for it until everything in
@@ -42,13 +41,14 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 
 	agent, findings, err := s.plan.Apply(stage.Spec{
 		Path: path, Args: s.o.Command, Env: env, Dir: s.o.Workdir,
-		Stdio: term.stdio, Terminal: term.own, Umask: s.umask, Limits: limits(),
+		Stdio: term.stdio, Terminal: term.own, Umask: s.umask, Limits: limits(), Thread: s.space.thread(),
 	})
 	term.started()
 	if err != nil {
 		return 0, startError(s.o.Command[0], err)
 	}
 	s.agent = agent
+	s.servers.member = s.member
 	close(s.running)
 	forward(agent)
 	for _, f := range findings {
@@ -64,12 +64,15 @@ var obstacles = []struct {
 	errno syscall.Errno
 	say   string
 	hint  string
-}{
+}{ // errno 0: any
 	{stage.StepFilter, syscall.EBUSY, "another sandbox answers this process's system calls already, and seccomp notification cannot be nested",
 		"start sallyport outside of the other sandbox"},
 	{stage.StepFilter, syscall.EPERM, "this container's seccomp profile refuses a filter with a listener", "use the runtime's default profile (RuntimeDefault)"},
 	{stage.StepGuard, syscall.EAGAIN, "no process can be made: the limit of processes is reached", "raise pids.max, or the limit that ulimit -u shows"},
 	{stage.StepAgent, syscall.EAGAIN, "no process can be made: the limit of processes is reached", "raise pids.max, or the limit that ulimit -u shows"},
+	{stage.StepNamespaces, 0, "this host does not let a user make a user namespace", userNSHint},
+	{stage.StepMap, 0, "this host does not let a user map itself into a user namespace", userNSHint},
+	{stage.StepLoopback, 0, "this host gives a user namespace no capability over its own network", userNSHint},
 	{stage.StepDir, syscall.EACCES, "the agent's user may not enter the working directory", "give --workdir a directory that this user can use"},
 }
 
@@ -81,7 +84,7 @@ func startError(command string, err error) error {
 		return refused("", "%w", err)
 	}
 	for _, o := range obstacles {
-		if o.step == step.Step && o.errno == step.Errno {
+		if o.step == step.Step && (o.errno == step.Errno || o.errno == 0) {
 			return refused(o.hint, "%s: %w", o.say, err)
 		}
 	}
@@ -102,19 +105,20 @@ func startError(command string, err error) error {
 func (s *sandbox) keep(caller context.Context) (int, error) {
 	ctx, cancel := context.WithCancel(caller)
 	defer cancel()
-	var wg sync.WaitGroup
+	var gate, wg sync.WaitGroup
 	var gateErr, proxyErr error
 	if s.agent.Listener >= 0 {
 		g := s.newGate(ctx)
 		defer g.Close()
 		s.health.watch(g, s.agent.Listener)
-		wg.Go(func() {
+		gate.Go(func() {
 			defer s.health.ended("the gate")
 			if gateErr = g.Run(); gateErr != nil {
 				s.agent.Stop() // calls would hang: end what would make them
 			}
 		})
 	}
+	wg.Go(func() { s.space.watch(s.bypassed) })
 	wg.Go(func() {
 		defer s.health.ended("the proxy")
 		if proxyErr = s.serve(ctx, s.listener); proxyErr != nil {
@@ -140,6 +144,9 @@ func (s *sandbox) keep(caller context.Context) (int, error) {
 	}
 	cancel()
 	s.listener.Close()
+	s.publisher.close()
+	gate.Wait() // it uses the namespace
+	s.space.close()
 	wg.Wait()
 	if err := errors.Join(err, gateErr, proxyErr, s.eventsErr()); err != nil {
 		return 0, refused("", "%w", err)
@@ -164,8 +171,9 @@ func (s *sandbox) newGate(ctx context.Context) *gate.Gate {
 	}
 	o := gate.Options{
 		Route: s.route, Ledger: s.ledger, Unix: s.policy.Sockets.Unix, Writable: s.writable(),
-		BindPort: s.mayBind, Loopback: s.ownLoopback, Published: s.published, Denied: s.gateDenied, Listen: s.servers.listening,
-		Members: func() []int { m, _ := procfs.Descendants(os.Getpid()); return m },
+		BindPort: s.mayBind, Loopback: s.ownLoopback, Published: s.published, Denied: s.gateDenied, Listen: s.listening,
+		Thread:  s.space.thread(),
+		Members: s.members,
 		Now:     func() int64 { return time.Now().UnixNano() },
 	}
 	if s.capture {

@@ -69,6 +69,11 @@ type Options struct {
 	Members   func() []int                         // process ids in the sandbox, for sweeping twins
 	Now       func() (unixNano int64)              // wall clock
 	Listen    func(a netip.AddrPort, inode uint64) // told of servers inside the sandbox; may be nil
+
+	// Thread runs a func on an operating system thread that nothing else uses and
+	// that ends with it. Calls are answered there, so the sockets that the agent
+	// gets belong to its network namespace. nil: a thread of this package's own.
+	Thread func(func()) error
 }
 
 // workers is how many threads take calls. Two are enough for the cores of a
@@ -101,9 +106,15 @@ func New(l *notify.Listener, o Options) *Gate {
 // Run answers calls until the sandbox is empty or Close is called. The error is
 // nil at the end of the sandbox.
 func (g *Gate) Run() error {
+	thread := g.o.Thread
+	if thread == nil {
+		thread = func(f func()) error { go f(); return nil }
+	}
 	errs := make(chan error, workers)
 	for range workers {
-		g.workers.Go(func() { errs <- g.work() })
+		if err := thread(func() { errs <- g.work() }); err != nil {
+			errs <- fmt.Errorf("gate: %w", err)
+		}
 	}
 	err := <-errs
 	for range workers - 1 {

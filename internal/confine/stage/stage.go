@@ -29,6 +29,13 @@ type Spec struct {
 
 	Umask  int
 	Limits []Limit
+
+	// Thread runs a func on an operating system thread that nothing else uses and
+	// that ends with it; the guard and the agent are forked from there, so they
+	// are in its namespaces. nil: a thread of this package's own.
+	Thread func(func()) error
+	// Own makes a user and a network namespace for the guard and the agent.
+	Own bool
 }
 
 // Limit is one resource limit of the agent.
@@ -74,19 +81,33 @@ func Start(s Spec) (*Process, error) {
 		p   *Process
 		err error
 	}
+	thread := s.Thread
+	if thread == nil {
+		thread = ownThread
+	}
 	started := make(chan result)
-	go func() {
-		// The parent-death signal belongs to this thread, so it stays here,
-		// waiting, for as long as the guard lives, and ends with it.
-		runtime.LockOSThread()
+	// The parent-death signal belongs to this thread, so it stays here, waiting,
+	// for as long as the guard lives, and ends with it.
+	err := thread(func() {
 		p, err := start(s)
 		started <- result{p, err}
 		if err == nil {
 			p.reapGuard()
 		}
-	}()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("stage: %w", err)
+	}
 	r := <-started
 	return r.p, r.err
+}
+
+func ownThread(f func()) error {
+	go func() {
+		runtime.LockOSThread()
+		f()
+	}()
+	return nil
 }
 
 func start(s Spec) (*Process, error) {

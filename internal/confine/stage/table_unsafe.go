@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/internal/kernel/caps"
 )
 
 // Any is the Want of a step whose return value does not matter as long as the
@@ -111,16 +113,23 @@ func closeRange(name string, first, last uint32) Step {
 func closeFrom(name string, first uint32) Step { return closeRange(name, first, ^uint32(0)) }
 
 // guardTable is what the guard does before it makes the agent.
-func guardTable(p *program, s Spec, src sources) []Step {
+func guardTable(p *program, s Spec, src sources) ([]Step, error) {
 	self := uintptr(os.Getpid())
-	t := []Step{
-		signalMask(p, "blocking signals", ^sigset(0)),
+	t := []Step{signalMask(p, "blocking signals", ^sigset(0))}
+	if s.Own {
+		last, err := caps.Last()
+		if err != nil {
+			return nil, err
+		}
+		t = append(t, ownSteps(p, os.Getuid(), os.Getgid(), last)...)
+	}
+	t = append(t,
 		prctl("tying the guard to the supervisor", unix.PR_SET_PDEATHSIG, uintptr(stopSignal)),
-		{Name: "finding the supervisor alive", Nr: unix.SYS_GETPPID, Want: int64(self)},
-		{Name: "making the guard's session", Nr: unix.SYS_SETSID, Want: Any},
+		Step{Name: "finding the supervisor alive", Nr: unix.SYS_GETPPID, Want: int64(self)},
+		Step{Name: "making the guard's session", Nr: unix.SYS_SETSID, Want: Any},
 		prctl("becoming the reaper", unix.PR_SET_CHILD_SUBREAPER, 1),
 		prctl("no_new_privs", unix.PR_SET_NO_NEW_PRIVS, 1),
-	}
+	)
 	if src.guardRuleset >= 0 {
 		t = append(t,
 			Step{Name: "entering the guard's Landlock domain", Nr: unix.SYS_LANDLOCK_RESTRICT_SELF, Args: [6]uintptr{uintptr(src.guardRuleset)}},
@@ -128,7 +137,7 @@ func guardTable(p *program, s Spec, src sources) []Step {
 			// the domain, must be out of reach.
 			Step{Name: "proving the signal scope", Nr: unix.SYS_KILL, Args: [6]uintptr{self, 0}, Errno: syscall.EPERM})
 	}
-	return t
+	return t, nil
 }
 
 // releaseTable is what the guard does once the agent exists: it keeps the
@@ -240,6 +249,10 @@ func appendExec(p *program, s Spec, t []Step) ([]Step, error) {
 
 // The names of the steps that a caller may want to tell apart.
 const (
+	StepNamespaces = "making a user and a network namespace"
+	StepMap        = "mapping the user into the namespace"
+	StepLoopback   = "raising the namespace's loopback interface"
+
 	StepGuard  = "making the guard"
 	StepAgent  = "making the agent"
 	StepDir    = "entering the working directory"
@@ -255,9 +268,11 @@ func newProgram(s Spec, src sources) (*program, error) {
 	copy(p.childrenPath[:], "/proc/thread-self/children")
 	p.wait.add(syscall.SIGCHLD)
 	p.wait.add(stopSignal)
-	p.guard = guardTable(p, s, src)
 	p.release = releaseTable(src)
 	var err error
+	if p.guard, err = guardTable(p, s, src); err != nil {
+		return nil, err
+	}
 	p.agent, err = agentTable(p, s, src)
 	return p, err
 }

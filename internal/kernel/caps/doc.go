@@ -5,7 +5,8 @@
 // process but this one. The init stage of the agent has no Go runtime and makes
 // its own system calls.
 //
-// What must hold: [DropTo] either leaves every thread of the process without any
-// capability, unable to get one back, and has checked both with the kernel, or
-// returns an error, after which the process is good for nothing but to end.
+// What must hold: [DropTo] and [Shed] either leave every thread of the process
+// without any capability, unable to get one back, and have checked both with
+// the kernel, or return an error, after which the process is good for nothing
+// but to end.
 package caps

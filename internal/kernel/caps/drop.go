@@ -26,7 +26,7 @@ func DropTo(uid, gid int, groups []int) error {
 	if uid <= 0 || gid <= 0 {
 		return fmt.Errorf("caps: uid %d and gid %d, expected both above 0", uid, gid)
 	}
-	last, err := lastCap()
+	last, err := Last()
 	if err != nil {
 		return err
 	}
@@ -50,8 +50,59 @@ func DropTo(uid, gid int, groups []int) error {
 	return prove(uid, gid, groups)
 }
 
-// lastCap finds the highest capability that the kernel knows.
-func lastCap() (int, error) {
+// Shed gives up every capability of a process that is no root but was given
+// some, on every thread and for good; who it is stays. Without CAP_SETPCAP the
+// bounding set stays as it is, which no_new_privs makes a list without meaning.
+// It then tries to get one back; an answer that is not clean is [ErrKept].
+func Shed() error {
+	have, err := Read()
+	if err != nil {
+		return err
+	}
+	last, err := Last()
+	if err != nil {
+		return err
+	}
+	steps := []struct {
+		name string
+		do   func() error
+	}{
+		{"ambient set", func() error { return allThreadsPrctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL) }},
+		{"bounding set", func() error {
+			if have.Effective&(1<<unix.CAP_SETPCAP) == 0 {
+				return nil
+			}
+			return dropBounding(last)
+		}},
+		{"other sets", allThreadsNoCaps},
+		{"no_new_privs", func() error { return allThreadsPrctl(unix.PR_SET_NO_NEW_PRIVS, 1) }},
+	}
+	for _, s := range steps {
+		if err := s.do(); err != nil {
+			return fmt.Errorf("caps: giving up capabilities: %s: %w", s.name, err)
+		}
+	}
+	return proveShed()
+}
+
+// proveShed is prove for a process that keeps its identity.
+func proveShed() error {
+	if e := regain(); e != unix.EPERM {
+		return fmt.Errorf("%w: capset: %v, expected it to be refused with EPERM", ErrKept, e)
+	}
+	return eachThread(func(t thread) error {
+		if s := t.sets; s.Effective|s.Permitted|s.Inheritable|s.Ambient != 0 {
+			return fmt.Errorf("capability sets %+v, expected none", s)
+		}
+		if !t.noNewPrivs {
+			return errors.New("no_new_privs is not set")
+		}
+		return nil
+	})
+}
+
+// Last finds the highest capability that the kernel knows.
+func Last() (int, error) {
 	for c := 0; c < 64; c++ {
 		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0); err != nil {
 			if c == 0 {
@@ -77,12 +128,17 @@ func prove(uid, gid int, groups []int) error {
 	if err := noWayBack(); err != nil {
 		return err
 	}
+	return eachThread(func(t thread) error { return t.is(uid, gid, groups) })
+}
+
+// eachThread asks about every thread of the process.
+func eachThread(clean func(thread) error) error {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return fmt.Errorf("caps: %w", err)
 	}
 	for _, task := range tasks {
-		if err := proveThread("self/task/"+task.Name(), uid, gid, groups); err != nil {
+		if err := proveThread("self/task/"+task.Name(), clean); err != nil {
 			return err
 		}
 	}
@@ -105,7 +161,7 @@ func noWayBack() error {
 
 // proveThread reads what the kernel says about one thread, a directory of
 // /proc. One that has ended proves nothing wrong.
-func proveThread(dir string, uid, gid int, groups []int) error {
+func proveThread(dir string, clean func(thread) error) error {
 	t, err := readThread("/proc/" + dir + "/status")
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
 		return nil
@@ -113,7 +169,7 @@ func proveThread(dir string, uid, gid int, groups []int) error {
 	if err != nil {
 		return err
 	}
-	if err := t.is(uid, gid, groups); err != nil {
+	if err := clean(t); err != nil {
 		return fmt.Errorf("%w: thread %s: %w", ErrKept, dir, err)
 	}
 	return nil

@@ -25,7 +25,7 @@ func ExecAs(id Identity, path string, argv, env []string) error {
 	if id.UID <= 0 || id.GID <= 0 {
 		return fmt.Errorf("caps: uid %d and gid %d, expected both above 0", id.UID, id.GID)
 	}
-	last, err := lastCap()
+	last, err := Last()
 	if err != nil {
 		return err
 	}

@@ -73,11 +73,14 @@ var waysBack = [...]struct {
 		_, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, 1, uintptr(unsafe.Pointer(&group[0])), 0)
 		return e
 	}},
-	{"capset(everything)", func() unix.Errno {
-		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		all := unix.CapUserData{Effective: ^uint32(0), Permitted: ^uint32(0)}
-		data := [2]unix.CapUserData{all, {}}
-		_, _, e := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0)
-		return e
-	}},
+	{"capset(everything)", regain},
+}
+
+// regain asks for every capability of the lower half.
+func regain() unix.Errno {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	all := unix.CapUserData{Effective: ^uint32(0), Permitted: ^uint32(0)}
+	data := [2]unix.CapUserData{all, {}}
+	_, _, e := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0])), 0)
+	return e
 }

@@ -13,15 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listener returns the inode of the TCP socket that listens on a in this
-// network namespace, whichever family it was made in. ENOENT: none does.
+// Listener returns the inode of the TCP socket that listens on a in the network
+// namespace of process pid, whichever family it was made in. ENOENT: none does.
 //
 // /proc/net/tcp lists listening sockets first (tcp_seq_start in
 // net/ipv4/tcp_ipv4.c), so the reading ends with the last of them however many
 // connections there are.
-func Listener(a netip.AddrPort) (inode uint64, err error) {
-	for _, name := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
-		inode, err := listenerIn(name, a)
+func Listener(pid int, a netip.AddrPort) (inode uint64, err error) {
+	for _, name := range []string{"tcp", "tcp6"} {
+		inode, err := listenerIn(fmt.Sprintf("/proc/%d/net/%s", pid, name), a)
 		if err != nil || inode != 0 {
 			return inode, err
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"testing"
 
@@ -23,12 +24,12 @@ func TestListener(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := Listener(a)
+		got, err := Listener(os.Getpid(), a)
 		if want := inodeOf(t, l.(*net.TCPListener)); err != nil || got != want {
 			t.Errorf("Listener(%v) = %d, %v; want %d", a, got, err, want)
 		}
 		l.Close()
-		if _, err := Listener(a); !errors.Is(err, unix.ENOENT) {
+		if _, err := Listener(os.Getpid(), a); !errors.Is(err, unix.ENOENT) {
 			t.Errorf("Listener(%v) after close = %v, want ENOENT", a, err)
 		}
 		c.Close()
