@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -63,7 +64,7 @@ func newDoctor(s Streams) *cobra.Command {
 
 // diagnose asks for a plan under the default policy, exactly as run does.
 func diagnose() (diagnosis, error) {
-	facts, err := probe.Quick()
+	facts, err := probe.Host()
 	if err != nil {
 		return diagnosis{}, fmt.Errorf("looking at this host: %w", err)
 	}
@@ -91,6 +92,9 @@ func (d diagnosis) print(w io.Writer) error {
 		verdict = "cannot hold on this host"
 	}
 	fmt.Fprintf(w, "platform mode %s (Linux %s, %s, uid %d)\n\n", verdict, d.Facts.Kernel, d.Facts.Arch, d.Facts.UID)
+	if d.Facts.UserKernel != "" {
+		fmt.Fprintf(w, "this kernel is a program of another one (%s): what it enforces is only as good as that\n\n", d.Facts.UserKernel)
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, l := range d.Platform.Layers {
 		fmt.Fprintf(t, "  %s\t%s\t%s\n", l.Name, l.State, l.Detail)
@@ -98,5 +102,9 @@ func (d diagnosis) print(w io.Writer) error {
 			fmt.Fprintf(t, "  \t\tremedy: %s\n", l.Remedy)
 		}
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil || len(d.Facts.BlockedSyscalls) == 0 {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "\nrefused here before the kernel looks at them: %s\n", strings.Join(d.Facts.BlockedSyscalls, ", "))
+	return err
 }

@@ -202,6 +202,9 @@ func (p *Plan) planFilter(in Input, f probe.Facts) {
 	case !f.SeccompNotify.NewListener:
 		p.say(gateName, Refused, "seccomp user notification is not available: "+f.SeccompNotify.Why,
 			"run outside of the other sandbox, or on a kernel of Linux 5.14 or newer")
+	case !f.ProcMem || !f.ProcFD:
+		p.say(gateName, Refused, fmt.Sprintf("this host lets nobody read the memory and descriptors of a child, which the gate must (Yama ptrace_scope %d)", f.Yama),
+			"sysctl kernel.yama.ptrace_scope=1, or 0")
 	default:
 		p.WaitKillable = f.SeccompNotify.WaitKillable
 		p.say(gateName, Enforced, "the supervisor makes every connection; the proxy is the only way out", "")

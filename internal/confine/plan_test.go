@@ -18,7 +18,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 func host(abi int) probe.Facts {
-	return probe.Facts{LandlockABI: abi, SeccompNotify: probe.SeccompNotify{NewListener: true, WaitKillable: true}}
+	return probe.Facts{LandlockABI: abi, ProcMem: true, ProcFD: true, SeccompNotify: probe.SeccompNotify{NewListener: true, WaitKillable: true}}
 }
 
 func input(c policy.Compatibility) Input {
@@ -75,6 +75,8 @@ func TestBuildGolden(t *testing.T) {
 func TestBuildRefuses(t *testing.T) {
 	noNotify := host(7)
 	noNotify.SeccompNotify = probe.SeccompNotify{Why: "blocked"}
+	yama := host(7)
+	yama.ProcMem, yama.Yama = false, 3
 	for _, tt := range []struct {
 		name string
 		in   Input
@@ -83,6 +85,7 @@ func TestBuildRefuses(t *testing.T) {
 	}{
 		{"no Landlock", input(policy.BestEffort), host(0), "files cannot be held"},
 		{"no gate", input(policy.BestEffort), noNotify, "user notification is not available: blocked"},
+		{"Yama 3", input(policy.BestEffort), yama, "ptrace_scope 3"},
 		{"ABI 3, hard", input(policy.HardRequirement), host(3), "signalled"},
 		{"ABI 2, hard", input(policy.HardRequirement), host(2), "truncate"},
 		{"ABI 1, best effort", input(policy.BestEffort), host(1), ""},

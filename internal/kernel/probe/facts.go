@@ -31,10 +31,11 @@ type Facts struct {
 
 	Yama int `json:"yama"` // ptrace_scope; -1 without Yama
 
+	ProcMem bool `json:"proc_mem"` // /proc/PID/mem of a child can be read
+	ProcFD  bool `json:"proc_fd"`  // /proc/PID/fd of a child can be read
+
 	// The rest is filled in by Host only.
 
-	ProcMem        bool `json:"proc_mem"`         // /proc/PID/mem of a child can be read
-	ProcFD         bool `json:"proc_fd"`          // /proc/PID/fd of a child can be read
 	ProcessVMReadv bool `json:"process_vm_readv"` // of a child
 	PidfdOpen      bool `json:"pidfd_open"`
 	PidfdGetfd     bool `json:"pidfd_getfd"` // from a child
@@ -89,7 +90,7 @@ var Methods = [...]Method{
 	{"seccomp_notify.addfd_send", "a child's call was answered with a descriptor"},
 	{"seccomp_notify.why", "the first of these that failed"},
 	{"yama", "/proc/sys/kernel/yama/ptrace_scope"},
-	{"proc_mem", "read from a child that waits in a notified call"},
+	{"proc_mem", "read from a child that waits in a notified call; at a start only where Yama could forbid it"},
 	{"proc_fd", "read from the same child"},
 	{"process_vm_readv", "called on the same child"},
 	{"pidfd_open", "called on the same child"},

@@ -33,8 +33,17 @@ func Quick() (Facts, error) {
 	}
 	f.LandlockErrata = landlock.Errata()
 	f.SeccompNotify = quickNotify(f.Kernel, f.SeccompMode)
+	f.ProcMem, f.ProcFD = true, true // of one's own child, who may be traced
+	if f.Yama >= yamaAdminOnly && f.SeccompNotify.NewListener {
+		o := observe()
+		f.ProcMem, f.ProcFD = o.procMem, o.procFD
+	}
 	return f, nil
 }
+
+// yamaAdminOnly is the ptrace_scope from which on a parent may not trace its
+// child without CAP_SYS_PTRACE (Documentation/admin-guide/LSM/Yama.rst).
+const yamaAdminOnly = 2
 
 // quickNotify looks at seccomp user notification.
 func quickNotify(release string, mode int) SeccompNotify {
