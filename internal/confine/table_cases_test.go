@@ -86,7 +86,20 @@ func TestDecisions(t *testing.T) {
 		{"fast open by sendmmsg", "sendmmsg", args{3, 1, 1, unix.MSG_FASTOPEN}, e(unix.EOPNOTSUPP)},
 		{"sendmsg", "sendmsg", args{3, 1, unix.MSG_NOSIGNAL}, allow},
 		{"sendmmsg", "sendmmsg", args{3, 1, 1, unix.MSG_NOSIGNAL}, allow},
-		{"recvfrom", "recvfrom", args{3, 1, 1, 0, 1, 1}, allow},
+		{"recv", "recvfrom", args{3, 1, 1, 0, 0, 0}, allow},
+		{"recvfrom with a source", "recvfrom", args{3, 1, 1, 0, 1, 1}, notify},
+		{"recvmsg", "recvmsg", args{959, 1, 0}, allow},
+		{"recvmsg on a stand-in", "recvmsg", args{960, 1, 0}, notify},
+		{"recvmsg on the last stand-in", "recvmsg", args{1023, 1, 0}, notify},
+		{"recvmsg beyond the stand-ins", "recvmsg", args{1024, 1, 0}, allow},
+		{"getsockname", "getsockname", args{3, 1, 1}, allow},
+		{"getsockname of a stand-in", "getsockname", args{960, 1, 1}, notify},
+		{"getpeername of a stand-in", "getpeername", args{1000, 1, 1}, notify},
+		{"ICMP errors of a stand-in", "setsockopt", args{960, unix.SOL_IP, unix.IP_RECVERR}, seccomp.Pretend},
+		{"ICMP errors of a stand-in, IPv6", "setsockopt", args{960, unix.SOL_IPV6, unix.IPV6_RECVERR}, seccomp.Pretend},
+		{"ICMP errors of a stream", "setsockopt", args{3, unix.SOL_IP, unix.IP_RECVERR}, allow},
+		{"another option of a stand-in", "setsockopt", args{960, unix.SOL_IP, unix.IP_OPTIONS}, e(unix.EPERM)},
+		{"recvmmsg", "recvmmsg", args{960, 1, 1, 0, 0}, allow},
 
 		{"no delay", "setsockopt", args{3, unix.SOL_TCP, unix.TCP_NODELAY}, allow},
 		{"keep alive", "setsockopt", args{3, unix.SOL_SOCKET, unix.SO_KEEPALIVE}, allow},
@@ -138,7 +151,7 @@ func TestDecisions(t *testing.T) {
 		{"open", "openat", args{}, allow},
 		{"kill", "kill", args{}, allow},
 	}
-	words := map[string][]int{"unshare": {0}, "sendto": {4}, "prlimit64": {2, 3}}
+	words := map[string][]int{"unshare": {0}, "sendto": {4}, "recvfrom": {4}, "prlimit64": {2, 3}}
 	for _, arch := range arches {
 		filter := program(t, arch, full)
 		for _, tt := range tests {

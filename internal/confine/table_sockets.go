@@ -3,6 +3,7 @@ package confine
 import (
 	"golang.org/x/sys/unix"
 
+	"sallyport/internal/confine/gate"
 	"sallyport/internal/kernel/seccomp"
 )
 
@@ -60,9 +61,9 @@ func socketRules(gate bool) []seccomp.Rule {
 }
 
 // sendRules say what a message may carry.
-func sendRules(gate bool) []seccomp.Rule {
+func sendRules(gated bool) []seccomp.Rule {
 	brokered := seccomp.Notify
-	if !gate {
+	if !gated {
 		brokered = seccomp.Allow
 	}
 	const fastOpen = "connects past Landlock's hook; the errno is that of a kernel with Fast Open turned off, and clients connect instead"
@@ -73,10 +74,20 @@ func sendRules(gate bool) []seccomp.Rule {
 			Why: "an address was named, in a register that shows it"},
 		{Name: "send", Calls: on("sendto", "sendmsg", "sendmmsg"), Do: seccomp.Allow,
 			Why: "no socket inside obeys a name in a message: streams are connected by the gate, datagram sockets are packet pairs"},
+		{Name: "receive with a source", Calls: on("recvfrom"), When: when(seccomp.Word(4).IsNot(0)), Do: brokered,
+			Why: "the gate tells a resolver that its name server has answered, and lets the call go on: a receive is not judged"},
+		{Name: "receive on a stand-in", Calls: on("recvmsg"), When: when(onStandIn), Do: brokered,
+			Why: "as above; where the source goes is in memory, so that the number has to tell what the socket is"},
 		{Name: "receive", Calls: on("recvfrom", "recvmsg", "recvmmsg"), Do: seccomp.Allow,
 			Why: "happens on a socket that was granted, and names nobody"},
+		{Name: "addresses of a stand-in", Calls: on("getsockname", "getpeername"), When: when(onStandIn), Do: brokered,
+			Why: "c-ares gives up on a socket without an IP address; the gate answers for a stand-in and lets others go on"},
 	}
 }
+
+// onStandIn is true of the descriptor numbers of stand-ins. A program may put
+// another socket there; nothing is granted by the number.
+var onStandIn = seccomp.Int(0).And(gate.StandInMask).Is(gate.StandInFirst)
 
 // Socket options that golang.org/x/sys/unix has no name for.
 const (
@@ -100,6 +111,10 @@ func optionRules() []seccomp.Rule {
 	}
 	const joins = "a membership is announced on the wire, with a group of the agent's choice; the newer options work on TCP sockets too"
 	return []seccomp.Rule{
+		{Name: "errors of a stand-in, IPv4", Calls: setsockopt, When: append(option(unix.SOL_IP, unix.IP_RECVERR), onStandIn), Do: seccomp.Pretend,
+			Why: "glibc asks for ICMP errors before its first query, and gives up where it cannot; a packet pair has none to report"},
+		{Name: "errors of a stand-in, IPv6", Calls: setsockopt, When: append(option(unix.SOL_IPV6, unix.IPV6_RECVERR), onStandIn), Do: seccomp.Pretend,
+			Why: "as for IPv4: where the option fails, glibc asks nobody"},
 		{Name: "device", Calls: setsockopt, When: option(unix.SOL_SOCKET, unix.SO_BINDTODEVICE, unix.SO_BINDTOIFINDEX, unix.SO_MARK), Do: refuse(unix.EPERM),
 			Why: "sends a connection to 127.0.0.1 out of another device, where a neighbour may answer"},
 		{Name: "IPv4 route", Calls: setsockopt, When: option(unix.SOL_IP, unix.IP_OPTIONS, unix.IP_UNICAST_IF, unix.IP_TRANSPARENT), Do: refuse(unix.EPERM),

@@ -29,6 +29,19 @@ func replaceTable(t *testing.T, name, rows string) {
 	fatal(t, os.WriteFile(page, []byte(before+begin+rows+end+after), 0o644))
 }
 
+// compareTable looks whether the page has this table, or writes it.
+func compareTable(t *testing.T, name, rows string) {
+	t.Helper()
+	if os.Getenv(updateVar) != "" && !t.Failed() {
+		replaceTable(t, name, rows)
+	}
+	b, err := os.ReadFile(page)
+	fatal(t, err)
+	if !strings.Contains(string(b), "<!-- "+name+": begin -->\n"+rows+"<!--") {
+		t.Errorf("%s has another table of %s: run the test with -update", page, name)
+	}
+}
+
 // document writes the table of programs, or looks whether the page has a row
 // for each: the words of a program change with its version, its name does not.
 func document(t *testing.T, rows []row) {

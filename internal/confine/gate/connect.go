@@ -24,7 +24,11 @@ func (w *worker) connect() verdict {
 	case s.family == unix.AF_UNSPEC:
 		return ok(0) // dissolves an association; there is none yet
 	case tw.kind == kindDatagram:
-		return datagramConnect(s)
+		v := datagramConnect(s)
+		if v.errno == 0 {
+			tw.asks(s, w.buf)
+		}
+		return v
 	case tw.kind == kindNetlink:
 		return netlinkConnect(tw, s)
 	case tw.kind == kindUnix && s.family == unix.AF_UNIX:

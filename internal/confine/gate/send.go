@@ -57,6 +57,7 @@ func (w *worker) datagramSend(tw *twin, s sockaddr) verdict {
 	if errno != 0 {
 		return fail(errno)
 	}
+	tw.asks(s, w.buf)
 	tw.dgram.Send(b)
 	return ok(int64(len(b)))
 }

@@ -79,18 +79,37 @@ func (w *worker) giveLater(tw *twin, inode uint64, flags int) verdict {
 
 // hand gives the caller its end of a twin that has been filed.
 func (w *worker) hand(tw *twin, inode uint64, flags int) verdict {
-	if _, err := w.g.l.AddFDSend(w.n.ID, tw.fd, flags&unix.SOCK_CLOEXEC != 0); err != nil {
+	cloexec := flags&unix.SOCK_CLOEXEC != 0
+	if tw.kind == kindDatagram {
+		return w.handStandIn(tw, inode, cloexec)
+	}
+	if _, err := w.g.l.AddFDSend(w.n.ID, tw.fd, cloexec); err != nil {
 		w.g.table.dropTwin(inode, tw)
 		return fail(errnoOf(err)) // the caller is gone, or its table is full: EMFILE
 	}
-	if tw.kind == kindDatagram {
-		tw.mu.Lock()
-		unix.Close(tw.fd) // the agent's own end is the only one left: its close is seen
-		tw.fd = -1
-		tw.mu.Unlock()
-	}
 	tw.given.Store(true)
 	return answered
+}
+
+// handStandIn gives a stand-in one of its own numbers, or any, where none is
+// free or the caller's limit is lower. Then the agent's own end is the only one
+// left, so that its close is seen.
+func (w *worker) handStandIn(tw *twin, inode uint64, cloexec bool) verdict {
+	at, ok := w.number()
+	ok = ok && w.g.l.AddFDAt(w.n.ID, tw.fd, at, cloexec) == nil
+	if !ok {
+		var err error
+		if at, err = w.g.l.AddFD(w.n.ID, tw.fd, cloexec); err != nil {
+			w.g.table.dropTwin(inode, tw)
+			return fail(errnoOf(err))
+		}
+	}
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	unix.Close(tw.fd)
+	tw.fd = -1
+	tw.given.Store(true)
+	return verdict{val: int64(at)}
 }
 
 // standIn answers a request for a UDP socket with one end of a packet pair. It

@@ -28,7 +28,8 @@ type twin struct {
 	bound netip.AddrPort // where bind put it
 	file  bool           // a pathname unix socket is bound
 	dgram Datagrams
-	done  bool // connected or listening: fd is closed
+	asked []byte // of a stand-in: the name server that was asked last, a sockaddr
+	done  bool   // connected or listening: fd is closed
 	inode atomic.Uint64
 	given atomic.Bool // the agent has its end; before that no sweep may drop it
 }

@@ -82,6 +82,18 @@ func (m *Memory) copy(tid int, addr uint64, buf []byte, write bool) (int, error)
 	return n, err
 }
 
+// OpenMem opens the memory of the thread tid for writing. The descriptor stays
+// with that memory whatever becomes of the number; to be sure whose it is, ask
+// about the thread after it was opened. The caller owns it.
+func OpenMem(tid int) (fd int, err error) {
+	var p name
+	p.of(tid, "/mem")
+	if fd, err = openName(&p, unix.O_WRONLY); err != nil {
+		return -1, fault(&p, err)
+	}
+	return fd, nil
+}
+
 // memFile copies through /proc/TID/mem, opened for this one copy so that it is
 // the memory of the program that the thread runs now.
 func memFile(tid int, addr uint64, buf []byte, write bool) (int, error) {

@@ -15,13 +15,18 @@ const (
 	Allow       Action = unix.SECCOMP_RET_ALLOW
 	Notify      Action = unix.SECCOMP_RET_USER_NOTIF
 	KillProcess Action = unix.SECCOMP_RET_KILL_PROCESS
+	Pretend     Action = unix.SECCOMP_RET_ERRNO // the call is not made and returns 0
 )
 
 // maxErrno is MAX_ERRNO of the kernel. A filter that returns more returns this.
 const maxErrno = 4095
 
-// Errno is the action that fails the call with e.
+// Errno is the action that fails the call with e. No error is no action: what
+// is to succeed without being made says [Pretend].
 func Errno(e unix.Errno) Action {
+	if e == 0 {
+		return unix.SECCOMP_RET_ERRNO | unix.SECCOMP_RET_DATA
+	}
 	return Action(unix.SECCOMP_RET_ERRNO | uint32(e)&unix.SECCOMP_RET_DATA)
 }
 
@@ -42,6 +47,8 @@ func (a Action) String() string {
 		return "notify"
 	case KillProcess:
 		return "kill"
+	case Pretend:
+		return "pretend"
 	}
 	if e := a.Errno(); e != 0 {
 		if name := unix.ErrnoName(e); name != "" {
@@ -53,7 +60,7 @@ func (a Action) String() string {
 
 func (a Action) valid() bool {
 	e := a.Errno()
-	return a == Allow || a == Notify || a == KillProcess || e > 0 && e <= maxErrno
+	return a == Allow || a == Notify || a == KillProcess || a == Pretend || e > 0 && e <= maxErrno
 }
 
 // Op compares the masked value of an argument.

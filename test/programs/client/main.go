@@ -13,7 +13,7 @@ import (
 
 func main() {
 	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: client get URL | client lookup NAME")
+		fmt.Fprintln(os.Stderr, "usage: client get URL | client lookup NAME | client lookup-tcp NAME")
 		os.Exit(2)
 	}
 	if err := run(os.Args[1], os.Args[2]); err != nil {
@@ -32,8 +32,13 @@ func run(what, arg string) error {
 		defer r.Body.Close()
 		_, err = io.Copy(os.Stdout, r.Body)
 		return err
-	case "lookup":
+	case "lookup", "lookup-tcp":
 		own := net.Resolver{PreferGo: true}
+		if what == "lookup-tcp" {
+			own.Dial = func(ctx context.Context, _, server string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "tcp", server)
+			}
+		}
 		addrs, err := own.LookupHost(context.Background(), arg)
 		if err == nil {
 			fmt.Println(addrs)
