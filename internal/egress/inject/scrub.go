@@ -18,14 +18,14 @@ import (
 // server. A status of 401 lets the secrets be read anew. The error is a
 // *Refusal: the answer must not be passed on then.
 func (in *Injector) Scrub(ep *policy.Endpoint, host string, port uint16, resp *http.Response) error {
-	creds := in.here(ep, host, port)
+	return in.scrub(in.here(ep, host, port), resp)
+}
+
+func (in *Injector) scrub(creds []*Credential, resp *http.Response) error {
 	if len(creds) == 0 {
 		return nil
 	}
-	list, err := in.needlesOf(creds)
-	if err != nil {
-		return err
-	}
+	list := in.needlesOf(creds)
 	if resp.StatusCode == http.StatusUnauthorized {
 		for _, c := range creds {
 			c.Source.Refused()
@@ -47,7 +47,7 @@ func (in *Injector) Scrub(ep *policy.Endpoint, host string, port uint16, resp *h
 
 // needlesOf gives what to look for. A secret that cannot be read anew was not
 // sent either: what it was before is still looked for.
-func (in *Injector) needlesOf(creds []*Credential) ([][]byte, error) {
+func (in *Injector) needlesOf(creds []*Credential) [][]byte {
 	var list [][]byte
 	for _, c := range creds {
 		v, err := c.Source.Value(context.Background())
@@ -63,7 +63,7 @@ func (in *Injector) needlesOf(creds []*Credential) ([][]byte, error) {
 		list = append(list, n.forms...)
 		in.mu.Unlock()
 	}
-	return list, nil
+	return list
 }
 
 func scrubHeader(h http.Header, list [][]byte) {
