@@ -76,6 +76,8 @@ func (x *session) one(b []byte, rd *bufio.Reader, to target) (keep bool, after f
 		x.refuse(r.intent, &denial{code: badRequestCode, detail: err.Error()}, formHTTP)
 		return false, nil
 	}
+	r.wait = func(t time.Time) { x.client.SetReadDeadline(t) }
+	defer x.release(r)
 	v, no := x.admit(r, to)
 	if no != nil {
 		x.refuse(r.intent, no, formHTTP)
@@ -180,7 +182,10 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 		cut()
 		return false, nil, no
 	}
-	x.scrub(resp, &up.verdict)
+	if no := x.scrub(resp, &up.verdict); no != nil {
+		cut()
+		return false, nil, no
+	}
 	x.requested(r, &up.verdict, remote(up.conn), resp.StatusCode)
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		<-sent
@@ -214,8 +219,7 @@ func (x *session) exchangeLocally(r *request, v *verdict, way http.RoundTripper)
 		x.refuse(r.intent, no, formHTTP)
 		return false
 	}
-	rest, _ := r.Body.Read(make([]byte, 1))
-	keep = r.keep && rest == 0
+	keep = r.keep && (r.held > 0 || !r.hasBody()) // else there may be some of the body left
 	if err := x.relay(r, resp, keep, nil); err != nil {
 		x.client.SetLinger(0)
 		return false

@@ -16,13 +16,18 @@ func (x *session) judge(r *request) (verdict, *denial) {
 		return v, no // a raw endpoint is read for its credentials only
 	}
 	q := Query{v.host, v.port, x.process}
+	about := policy.Request{Method: r.method, Path: r.target.Path, Query: r.target.Query}
 	e, found := x.owner(v, q, r)
 	if found {
-		if no := x.admissible(r, e, v.Decision); no != nil {
+		no := x.admissible(r, e, v.Decision)
+		if no == nil {
+			no = x.readBody(r, e, &about, v.Decision)
+		}
+		if no != nil {
 			return v, no
 		}
 	}
-	d, err := x.askAbout(v, q, policy.Request{Method: r.method, Path: r.target.Path, Query: r.target.Query})
+	d, err := x.askAbout(v, q, about)
 	d.HostService, d.AllowedIPs = v.HostService, v.AllowedIPs
 	v.Decision = d
 	switch {
@@ -32,9 +37,6 @@ func (x *session) judge(r *request) (verdict, *denial) {
 		return v, &denial{code: policyDenied, detail: d.Detail, reason: d.Reason, decision: d, missing: d.Missing.rule()}
 	case !found:
 		return v, &denial{code: policyDenied, detail: "no endpoint has the path", reason: "no_endpoint_for_path", decision: d}
-	}
-	if v.Endpoint == nil {
-		v.Endpoint = e
 	}
 	stripOverrides(r.Header)
 	return v, nil
@@ -63,11 +65,11 @@ func (x *session) askAbout(v verdict, q Query, r policy.Request) (d Decision, er
 func (x *session) admissible(r *request, e *policy.Endpoint, d Decision) *denial {
 	d.Endpoint, d.Line = e, e.Line
 	switch {
-	case r.target.EncodedSlash && !e.L7.AllowEncodedSlash && mustBeRead(e):
+	case r.target.EncodedSlash && !e.L7.AllowEncodedSlash:
 		return &denial{code: badRequestCode, detail: "URI path: escaped slash or backslash, which this endpoint does not allow", decision: d}
 	case len(r.Header["Content-Type"]) > 1:
 		return &denial{code: badRequestCode, detail: "more than one Content-Type", decision: d}
-	case r.upgrade && mustBeRead(e) && e.Protocol != policy.WebSocket && e.Protocol != policy.GraphQL:
+	case r.upgrade && e.Protocol != policy.WebSocket:
 		return &denial{code: policyDenied, reason: "upgrade_not_allowed", detail: "an upgrade to a websocket needs an endpoint with protocol: websocket", decision: d}
 	}
 	return nil

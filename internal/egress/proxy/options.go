@@ -42,6 +42,8 @@ type Limits struct {
 	RequestHead int           // bytes of another head, or of an answer's; more is 431 or 502. Default 32 KiB
 	HeadTime    time.Duration // for a whole head or ClientHello; longer is 408. Default 10 s
 	PeekTime    time.Duration // for a captured client to speak first. Default 300 ms
+	Held        int64         // bytes of bodies that are held for inspection, at once; more is 503. Default 64 MiB
+	BodyTime    time.Duration // for a whole body that is held; longer is 408. Default 1 min
 	KeepAlive   time.Duration // between requests; longer closes. Default 60 s
 	Answer      time.Duration // for an answer to begin once the request is sent; longer is 504. Default 10 min
 	Dial        time.Duration // for resolving and connecting; longer is 504. Default 15 s
@@ -59,10 +61,13 @@ func (l Limits) withDefaults() (Limits, error) {
 			return l, errors.New("proxy: negative limit")
 		}
 	}
-	for _, d := range []*time.Duration{&l.HeadTime, &l.PeekTime, &l.KeepAlive, &l.Answer, &l.Dial, &l.Idle, &l.Lifetime} {
+	for _, d := range []*time.Duration{&l.HeadTime, &l.PeekTime, &l.KeepAlive, &l.BodyTime, &l.Answer, &l.Dial, &l.Idle, &l.Lifetime} {
 		if *d < 0 {
 			return l, errors.New("proxy: negative limit")
 		}
+	}
+	if l.Held < 0 {
+		return l, errors.New("proxy: negative limit")
 	}
 	if l.Connections == 0 {
 		var err error
@@ -79,6 +84,8 @@ func (l Limits) withDefaults() (Limits, error) {
 	def(&l.HeadTime, 10*time.Second)
 	def(&l.PeekTime, 300*time.Millisecond)
 	def(&l.KeepAlive, time.Minute)
+	def(&l.Held, 64<<20)
+	def(&l.BodyTime, time.Minute)
 	def(&l.Answer, 10*time.Minute)
 	def(&l.Dial, 15*time.Second)
 	def(&l.Idle, time.Hour)

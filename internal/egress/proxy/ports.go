@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 
 	"sallyport/internal/egress/identity"
 	"sallyport/internal/policy"
@@ -95,13 +96,15 @@ type Inspector interface {
 type Credentials interface {
 	// Apply changes a request that was allowed, just before it is sent to host
 	// and port. An error means that it must not be sent; its text is for the
-	// agent and holds no secret.
+	// agent and holds no secret. It may have a method Status.
 	Apply(ctx context.Context, e *policy.Endpoint, host string, port uint16, r *http.Request) error
-	// Scrub takes the same secrets out of the answer, as it streams.
-	Scrub(r *http.Response)
+	// Scrub takes the same secrets out of the answer, as it streams. An error
+	// means that the answer must not be passed on.
+	Scrub(e *policy.Endpoint, host string, port uint16, r *http.Response) error
+	// Message is Apply for one message of a WebSocket that a request for target
+	// has opened. b is not changed.
+	Message(ctx context.Context, e *policy.Endpoint, host string, port uint16, target *url.URL, text bool, b []byte) ([]byte, error)
 }
-
-var _ Caller = (*identity.Connection)(nil)
 
 // Local answers for hosts in the proxy's own process. A request comes to it
 // after it was judged like any other. Its error is told to the agent.

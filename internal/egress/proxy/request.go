@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"sallyport/internal/egress/address"
 	l7 "sallyport/internal/egress/l7/http"
@@ -28,9 +29,11 @@ type request struct {
 	*http.Request
 	intent
 	target  l7.Target
-	sent    string // the target as it goes out, if that differs: with secrets in it
-	upgrade bool   // to a websocket
-	keep    bool   // the client wants to go on after the answer
+	sent    string          // the target as it goes out, if that differs: with secrets in it
+	upgrade bool            // to a websocket
+	keep    bool            // the client wants to go on after the answer
+	held    int64           // bytes of its body that are in memory
+	wait    func(time.Time) // sets a deadline for its body
 }
 
 // read reads the request whose head is b, the next bytes in br.

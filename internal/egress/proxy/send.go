@@ -12,12 +12,12 @@ import (
 
 // arm gives a request that was allowed its secrets, last of all.
 func (x *session) arm(r *request, v *verdict) *denial {
-	if x.secrets == nil || v.Endpoint == nil {
+	if x.secrets == nil {
 		return nil
 	}
 	r.URL = r.asURL()
 	if err := x.secrets.Apply(x.ctx, v.Endpoint, v.host, v.port, r.Request); err != nil {
-		return &denial{code: credentialRefused, detail: err.Error(), decision: v.Decision}
+		return refusedSecret(v, err)
 	}
 	r.sent = r.URL.RequestURI()
 	return nil
@@ -37,10 +37,28 @@ func (r *request) asURL() *url.URL {
 	return u
 }
 
-func (x *session) scrub(resp *http.Response, v *verdict) {
-	if x.secrets != nil && v.Endpoint != nil {
-		x.secrets.Scrub(resp)
+// refusedSecret is a request or an answer that a credential must not go with.
+func refusedSecret(v *verdict, err error) *denial {
+	no := &denial{code: credentialRefused, detail: err.Error(), cause: errors.Unwrap(err), decision: v.Decision}
+	if s, ok := errors.AsType[interface {
+		error
+		Status() int
+	}](err); ok && s.Status() >= 500 {
+		no.code, no.reason, no.failed = unavailable, "credential_unavailable", true
 	}
+	return no
+}
+
+// scrub takes secrets out of an answer.
+func (x *session) scrub(resp *http.Response, v *verdict) *denial {
+	if x.secrets == nil {
+		return nil
+	}
+	if err := x.secrets.Scrub(v.Endpoint, v.host, v.port, resp); err != nil {
+		resp.Body.Close()
+		return refusedSecret(v, err)
+	}
+	return nil
 }
 
 // repeatable tells whether a request may be sent again when it is not known

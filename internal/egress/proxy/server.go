@@ -34,6 +34,7 @@ type Server struct {
 	conns       registry
 	requests    chan struct{} // a token for each connection that carries plain HTTP
 	inspections chan struct{} // and for each that carries HTTP in TLS that ends here
+	held        atomic.Int64  // bytes of bodies
 	pipes       pipes
 	pool        pool
 	readers     sync.Pool // of *bufio.Reader that hold a head

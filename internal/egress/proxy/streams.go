@@ -156,6 +156,8 @@ func (x *session) stream(w http.ResponseWriter, req *http.Request) {
 		x.refuseStream(w, r.intent, &denial{code: headTooLarge, detail: errHeadTooLarge.Error()})
 		return
 	}
+	r.wait = func(t time.Time) { http.NewResponseController(w).SetReadDeadline(t) }
+	defer x.release(r)
 	v, no := x.admit(r, *x.to)
 	if no != nil {
 		x.refuseStream(w, r.intent, no)
@@ -307,7 +309,9 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 		}
 		return nil, broken(v, err)
 	}
-	x.scrub(resp, v)
+	if no := x.scrub(resp, v); no != nil {
+		return nil, no
+	}
 	x.requested(r, v, m.addr, resp.StatusCode)
 	return resp, nil
 }
