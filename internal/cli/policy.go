@@ -37,7 +37,7 @@ func loadPolicy(name string) (*policy.Policy, []policy.Warning, error) {
 	if err != nil {
 		return nil, warnings, err
 	}
-	if errs := policy.Unenforceable(p, policy.Features{Publish: true}); len(errs) > 0 {
+	if errs := policy.Unenforceable(p, policy.Features{Inspect: true, Publish: true}); len(errs) > 0 {
 		return nil, warnings, errs
 	}
 	return p, warnings, nil

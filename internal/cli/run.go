@@ -32,7 +32,7 @@ const runExample = `  sallyport run -- sh -c 'curl https://example.com'
 // runFlags are the flags of run as they were given.
 type runFlags struct {
 	policy, mode, workdir, upstreamCA, events string
-	env, resolve                              []string
+	env, resolve, upstreamCerts               []string
 	proxyPort                                 uint16
 }
 
@@ -60,6 +60,7 @@ func newRun(s Streams) *cobra.Command {
 	fl.StringArrayVar(&f.env, "env", nil, "set a variable for the program, `NAME=VALUE`; may be repeated")
 	fl.StringArrayVar(&f.resolve, "resolve", nil, "use this address for a name, `NAME=ADDR`; judged like any other; may be repeated")
 	fl.StringVar(&f.upstreamCA, "upstream-ca", "", "`FILE` with further roots for servers, PEM")
+	fl.StringArrayVar(&f.upstreamCerts, "upstream-cert", nil, "show a server a client certificate, `HOST=CERT[,KEY]`, files in PEM; may be repeated")
 	fl.Uint16Var(&f.proxyPort, "proxy-port", 0, "`PORT` of the proxy on 127.0.0.1; default: 3128 where free, else any")
 	fl.StringVar(&f.events, "events", "", "append every event to this `FILE`, OCSF as JSON lines")
 	cmd.MarkFlagFilename("policy", "yaml", "yml")
@@ -67,7 +68,7 @@ func newRun(s Streams) *cobra.Command {
 	cmd.MarkFlagFilename("events")
 	cmd.MarkFlagDirname("workdir")
 	cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{policy.Platform.String(), policy.Namespace.String(), policy.UserNS.String()}, cobra.ShellCompDirectiveNoFileComp))
-	for _, name := range []string{"env", "resolve", "proxy-port"} {
+	for _, name := range []string{"env", "resolve", "upstream-cert", "proxy-port"} {
 		cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -113,7 +114,7 @@ func exitError(err error) error {
 // options turns flags into what the supervisor takes, and says which policy is
 // in force.
 func (f runFlags) options(out io.Writer) (supervisor.Options, error) {
-	o := supervisor.Options{UpstreamCA: f.upstreamCA, ProxyPort: int(f.proxyPort), Events: f.events, Env: f.env}
+	o := supervisor.Options{UpstreamCA: f.upstreamCA, UpstreamCerts: f.upstreamCerts, ProxyPort: int(f.proxyPort), Events: f.events, Env: f.env}
 	var err error
 	if o.Mode, err = parseMode(f.mode); err != nil {
 		return o, err

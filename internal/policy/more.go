@@ -47,11 +47,13 @@ func (d *decoder) middlewares(n ast.Node, p *Policy) {
 
 // Features are what a build can enforce of the language.
 type Features struct {
-	Inspect    bool // protocols that are read, and everything that goes with them
-	Middleware bool
-	PinRefresh bool
-	Direct     bool // relay: direct
-	Publish    bool
+	Inspect     bool // protocols that are read
+	WebSocket   bool // messages of websockets
+	Credentials bool
+	Middleware  bool
+	PinRefresh  bool
+	Direct      bool // relay: direct
+	Publish     bool
 }
 
 // Unenforceable lists what of a policy a build cannot enforce. Such a policy is
@@ -66,7 +68,10 @@ func Unenforceable(p *Policy, have Features) Errors {
 			if e.Protocol != Raw && e.Protocol != TCP && !have.Inspect {
 				say(e.Line, "protocol: "+string(e.Protocol)+" cannot be enforced by this version, which does not read inside connections yet; leave protocol and its rules out to allow the connection as a whole")
 			}
-			if e.L7.CredentialProvider != "" && !have.Inspect {
+			if e.Protocol == WebSocket && have.Inspect && !have.WebSocket {
+				say(e.Line, "protocol: websocket cannot be enforced by this version, which does not read messages yet")
+			}
+			if e.L7.CredentialProvider != "" && !have.Credentials {
 				say(e.Line, "credential_binding cannot be enforced by this version: credentials are not injected yet")
 			}
 			if e.PinRefresh && !have.PinRefresh {

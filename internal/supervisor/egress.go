@@ -32,10 +32,15 @@ func (s *sandbox) buildEgress() error {
 		return err
 	}
 	s.proxy, err = proxy.New(proxy.Options{
-		Decider:  decider{s.engine, s.policy.Source},
-		Resolver: newPins(&proxy.SystemResolver{Fixed: s.o.Resolve}, s.policy),
-		Events:   s.emit, DenialID: s.session.DenialID, Self: s.proxyAddr,
+		Decider:   decider{s.engine, s.policy.Source},
+		Resolver:  newPins(&proxy.SystemResolver{Fixed: s.o.Resolve}, s.policy),
+		Inspector: s.ends,
+		Events:    s.emit, DenialID: s.session.DenialID, Self: s.proxyAddr,
 	})
+	if err != nil {
+		return err
+	}
+	s.trust, err = newTrust(s.ends.PEM(), s.roots)
 	return err
 }
 

@@ -23,8 +23,8 @@ var loaders = []string{"LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "GCONV_PATH"
 
 // environment builds the agent's environment: what is passed of base, the way
 // to the proxy in the words of the common runtimes, which does not lead to the
-// sandbox's own servers, and last what the caller asked for.
-func environment(base, extra []string, proxy netip.AddrPort, servers [2]netip.Addr) ([]string, error) {
+// sandbox's own servers, the roots that they are to trust, and last what the caller asked for.
+func environment(base, extra []string, proxy netip.AddrPort, servers [2]netip.Addr, roots func(map[string]string)) ([]string, error) {
 	env := map[string]string{}
 	for _, kv := range base {
 		k, v, _ := strings.Cut(kv, "=")
@@ -43,6 +43,7 @@ func environment(base, extra []string, proxy netip.AddrPort, servers [2]netip.Ad
 	env["NODE_USE_ENV_PROXY"] = "1"
 	env["RES_OPTIONS"] = "use-vc" // glibc and c-ares ask name servers by TCP, resolv.conf(5)
 	env["SALLYPORT"] = "1"
+	roots(env)
 	for _, kv := range extra {
 		k, v, found := strings.Cut(kv, "=")
 		if !found || k == "" {

@@ -19,11 +19,12 @@ type Options struct {
 	Env     []string       // NAME=VALUE, added to what the agent inherits
 	Base    []string       // the caller's environment, from which a few variables are passed on
 
-	Resolve    map[string][]netip.Addr // names that are not looked up; their addresses are judged all the same
-	UpstreamCA string                  // PEM file of further roots for servers
-	ProxyPort  int                     // 0: 3128 where free, else any
-	Events     string                  // file for OCSF events, JSON lines; empty: none
-	Version    string
+	Resolve       map[string][]netip.Addr // names that are not looked up; their addresses are judged all the same
+	UpstreamCA    string                  // PEM file of further roots for servers
+	UpstreamCerts []string                // client certificates for servers, each HOST=CERT[,KEY], files in PEM
+	ProxyPort     int                     // 0: 3128 where free, else any
+	Events        string                  // file for OCSF events, JSON lines; empty: none
+	Version       string
 
 	Stdin, Stdout, Stderr *os.File // the agent's
 

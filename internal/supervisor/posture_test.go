@@ -12,17 +12,19 @@ import (
 // posture is everything that the kernel says about the agent and that bears on
 // what it can do. What is not listed here and is there is a failure, too.
 var posture = map[string]string{
-	"NoNewPrivs":     "1",
-	"Seccomp":        "2",
-	"CapInh":         "0000000000000000",
-	"CapPrm":         "0000000000000000",
-	"CapEff":         "0000000000000000",
-	"CapAmb":         "0000000000000000",
-	"TracerPid":      "0",
-	"SigBlk":         "0000000000000000",
-	"descriptors":    "0 1 2 3", // 3 is the directory that ls reads
-	"Max core file":  "0",
-	"environment":    "HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy grpc_proxy NO_PROXY no_proxy NODE_USE_ENV_PROXY RES_OPTIONS SALLYPORT",
+	"NoNewPrivs":    "1",
+	"Seccomp":       "2",
+	"CapInh":        "0000000000000000",
+	"CapPrm":        "0000000000000000",
+	"CapEff":        "0000000000000000",
+	"CapAmb":        "0000000000000000",
+	"TracerPid":     "0",
+	"SigBlk":        "0000000000000000",
+	"descriptors":   "0 1 2 3", // 3 is the directory that ls reads
+	"Max core file": "0",
+	"environment": "HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy grpc_proxy NO_PROXY no_proxy NODE_USE_ENV_PROXY RES_OPTIONS SALLYPORT " +
+		"SSL_CERT_FILE CURL_CA_BUNDLE GIT_SSL_CAINFO REQUESTS_CA_BUNDLE PIP_CERT CARGO_HTTP_CAINFO AWS_CA_BUNDLE CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE " +
+		"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH NIX_SSL_CERT_FILE NODE_EXTRA_CA_CERTS DENO_CERT JAVA_TOOL_OPTIONS",
 	"session leader": "yes",
 }
 

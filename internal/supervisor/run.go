@@ -40,6 +40,9 @@ type sandbox struct {
 	ledger      *identity.Ledger
 	proxy       *proxy.Server
 	engine      *engine
+	ends        ends
+	roots       []byte // further ones for servers, PEM
+	trust       *trust
 	allowedIPs  []netip.Prefix // everything that any endpoint grants
 	running     chan struct{}  // closed once agent is set
 	ownLoopback [2]netip.Addr  // where servers inside the sandbox listen: IPv4 sockets, IPv6 sockets
@@ -83,7 +86,7 @@ func exitStatus(err error) int {
 // in the order in which the supervisor gives up what it may do.
 func (s *sandbox) prepare() error {
 	steps := []func() error{
-		s.choosePolicy, s.chooseMode, s.openEvents, s.isolate, s.becomeAgent, s.harden, s.lookAround, s.buildEgress, s.buildPlan,
+		s.choosePolicy, s.chooseMode, s.loadUpstream, s.openEvents, s.isolate, s.becomeAgent, s.harden, s.lookAround, s.buildEgress, s.buildPlan,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -274,7 +277,7 @@ func (s *sandbox) lookAround() error {
 func (s *sandbox) buildPlan() error {
 	plan, err := confine.Build(confine.Input{
 		Policy: s.policy, Workdir: s.o.Workdir, ProxyPort: s.proxyAddr.Port(),
-		Readable: s.o.Readable, Off: s.o.Off, Network: networks[s.mode],
+		Readable: append([]string{s.trust.dir}, s.o.Readable...), Off: s.o.Off, Network: networks[s.mode],
 	}, s.facts)
 	var refusal *confine.RefusedError
 	if errors.As(err, &refusal) {
@@ -296,6 +299,9 @@ func (s *sandbox) close() {
 		s.listener.Close()
 	}
 	s.space.close()
+	if s.trust != nil {
+		s.trust.close()
+	}
 	if s.writer != nil {
 		s.writer.Close()
 	}

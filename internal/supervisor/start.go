@@ -23,7 +23,7 @@ import (
 // start starts the agent behind the plan, answers for it until everything in
 // the sandbox has ended, and returns its exit status.
 func (s *sandbox) start(ctx context.Context) (int, error) {
-	env, err := environment(s.o.Base, s.o.Env, s.proxyAddr, s.ownLoopback)
+	env, err := environment(s.o.Base, s.o.Env, s.proxyAddr, s.ownLoopback, s.trust.environment)
 	if err != nil {
 		return 0, refused("", "%w", err)
 	}
@@ -39,6 +39,9 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 	forward, stopForwarding := forwardSignals()
 	defer stopForwarding()
 
+	if err := s.trust.ready(); err != nil {
+		return 0, refused("", "the session's certificate: %w", err)
+	}
 	agent, findings, err := s.plan.Apply(stage.Spec{
 		Path: path, Args: s.o.Command, Env: env, Dir: s.o.Workdir,
 		Stdio: term.stdio, Terminal: term.own, Umask: s.umask, Limits: limits(), Thread: s.space.thread(),

@@ -1,0 +1,202 @@
+package supervisor
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/internal/egress/inspect"
+	"sallyport/internal/policy/match"
+)
+
+// ends are both sides of an inspected connection, as the proxy wants them.
+type ends struct {
+	*inspect.Authority
+	*inspect.Upstream
+}
+
+// trust is how programs inside come to accept the session's authority: files in
+// a directory of the session's own. The authority's key is not among them.
+type trust struct {
+	dir     string
+	lock    *os.File
+	written chan struct{} // closed when the files are there, or err says why not
+	err     error
+}
+
+// The files. A program that takes further roots gets the authority; one whose
+// roots are replaced gets the system's too, for servers that it reaches through
+// a tunnel.
+const (
+	authorityFile = "ca.pem"
+	bundleFile    = "bundle.pem"
+	keystoreFile  = "truststore.jks"
+)
+
+// trusting are the variables by which runtimes and tools are told of roots.
+var trusting = []struct{ name, file, of string }{
+	{"SSL_CERT_FILE", bundleFile, "OpenSSL, Go, Ruby, .NET, rustls-native-certs, httpx"},
+	{"CURL_CA_BUNDLE", bundleFile, "curl"},
+	{"GIT_SSL_CAINFO", bundleFile, "git"},
+	{"REQUESTS_CA_BUNDLE", bundleFile, "requests"},
+	{"PIP_CERT", bundleFile, "pip"},
+	{"CARGO_HTTP_CAINFO", bundleFile, "cargo"},
+	{"AWS_CA_BUNDLE", bundleFile, "AWS's command line and SDKs"},
+	{"CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", bundleFile, "Google's command line"},
+	{"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", bundleFile, "gRPC's C core"},
+	{"NIX_SSL_CERT_FILE", bundleFile, "programs of Nix"},
+	{"NODE_EXTRA_CA_CERTS", authorityFile, "Node, npm, Bun"},
+	{"DENO_CERT", authorityFile, "Deno"},
+}
+
+// systemRoots are where distributions keep the system's roots in one file.
+var systemRoots = []string{
+	"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/pki/tls/certs/ca-bundle.crt",
+	"/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
+}
+
+// newTrust makes the directory and writes its files meanwhile.
+func newTrust(authority, further []byte) (*trust, error) {
+	t := &trust{written: make(chan struct{})}
+	var err error
+	for _, parent := range []string{os.Getenv("XDG_RUNTIME_DIR"), os.TempDir(), "/tmp", "/var/tmp", "/dev/shm"} {
+		if parent == "" {
+			continue
+		}
+		if t.dir, err = os.MkdirTemp(parent, trustPrefix); err == nil {
+			t.lock, err = lockDir(t.dir)
+			break
+		}
+	}
+	if err != nil {
+		return nil, refused("set TMPDIR to a directory that can be written", "a directory for the session's certificate: %w", err)
+	}
+	go func() {
+		defer close(t.written)
+		t.err = t.write(authority, further)
+		removeStale(filepath.Dir(t.dir))
+	}()
+	return t, nil
+}
+
+// trustPrefix begins the name of every such directory.
+const trustPrefix = "sallyport-trust-"
+
+// lockDir holds a lock on a directory for as long as the file is open: it tells
+// others that its session lives.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// removeStale removes what sessions have left that were killed. Nobody holds a
+// lock on it, and it is not just being made.
+func removeStale(parent string) {
+	found, _ := filepath.Glob(filepath.Join(parent, trustPrefix+"*"))
+	for _, dir := range found {
+		st, err := os.Lstat(dir)
+		if err != nil || !st.IsDir() || time.Since(st.ModTime()) < time.Minute {
+			continue
+		}
+		if f, err := lockDir(dir); err == nil {
+			os.RemoveAll(dir)
+			f.Close()
+		}
+	}
+}
+
+func (t *trust) write(authority, further []byte) error {
+	var bundle bytes.Buffer
+	for _, name := range append([]string{os.Getenv("SSL_CERT_FILE")}, systemRoots...) {
+		if b, err := os.ReadFile(name); err == nil {
+			bundle.Write(append(b, '\n'))
+			break
+		}
+	}
+	bundle.Write(further)
+	bundle.Write(authority)
+	var errs error
+	for name, b := range map[string][]byte{
+		authorityFile: authority, bundleFile: bundle.Bytes(), keystoreFile: inspect.Keystore(bundle.Bytes()),
+	} {
+		errs = errors.Join(errs, os.WriteFile(filepath.Join(t.dir, name), b, 0o444))
+	}
+	return errs
+}
+
+// environment is what a program finds its roots by.
+func (t *trust) environment(env map[string]string) {
+	for _, v := range trusting {
+		env[v.name] = filepath.Join(t.dir, v.file)
+	}
+	env["JAVA_TOOL_OPTIONS"] = fmt.Sprintf("-Djavax.net.ssl.trustStore=%s -Djavax.net.ssl.trustStoreType=jks -Djavax.net.ssl.trustStorePassword=%s",
+		filepath.Join(t.dir, keystoreFile), inspect.KeystorePassword)
+}
+
+// ready waits for the files.
+func (t *trust) ready() error {
+	<-t.written
+	return t.err
+}
+
+func (t *trust) close() {
+	<-t.written
+	os.RemoveAll(t.dir)
+	t.lock.Close()
+}
+
+// loadUpstream reads what servers are to be verified with, and what we show
+// them, while the files can still be read.
+func (s *sandbox) loadUpstream() error {
+	var o inspect.UpstreamOptions
+	var err error
+	if s.o.UpstreamCA != "" {
+		if o.CA, err = inspect.ReadCA(s.o.UpstreamCA); err != nil {
+			return refused("", "--upstream-ca: %w", err)
+		}
+	}
+	for _, text := range s.o.UpstreamCerts {
+		host, cert, err := parseUpstreamCert(text)
+		if err != nil {
+			return refused("", "--upstream-cert %s: %w", text, err)
+		}
+		if o.Certs == nil {
+			o.Certs = map[string]tls.Certificate{}
+		}
+		o.Certs[host] = cert
+	}
+	authority, err := inspect.NewAuthority()
+	if err != nil {
+		return err
+	}
+	s.ends, s.roots = ends{authority, inspect.NewUpstream(o)}, o.CA
+	return nil
+}
+
+// parseUpstreamCert reads HOST=CERT[,KEY], both files PEM.
+func parseUpstreamCert(text string) (host string, cert tls.Certificate, err error) {
+	host, files, ok := strings.Cut(text, "=")
+	if !ok || files == "" {
+		return "", cert, errors.New("expected HOST=CERT[,KEY]")
+	}
+	if host, err = match.CanonicalHost(host); err != nil {
+		return "", cert, err
+	}
+	certFile, keyFile, _ := strings.Cut(files, ",")
+	cert, err = inspect.LoadCert(certFile, keyFile)
+	return host, cert, err
+}

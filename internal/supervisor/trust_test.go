@@ -1,0 +1,97 @@
+package supervisor
+
+import (
+	"crypto/x509"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/internal/egress/inspect"
+)
+
+func TestTrust(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	roots := filepath.Join(t.TempDir(), "roots.pem")
+	system, err := inspect.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(roots, system.PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SSL_CERT_FILE", roots)
+	own, err := inspect.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := newTrust(own.PEM(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.ready(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string][]*inspect.Authority{authorityFile: {own}, bundleFile: {system, own}} {
+		b, err := os.ReadFile(filepath.Join(tr.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range want {
+			if !strings.Contains(string(b), string(a.PEM())) {
+				t.Errorf("%s lacks a certificate", name)
+			}
+		}
+		if strings.Contains(string(b), "PRIVATE KEY") || !x509.NewCertPool().AppendCertsFromPEM(b) {
+			t.Errorf("%s holds a key, or no certificate", name)
+		}
+	}
+	env := map[string]string{}
+	tr.environment(env)
+	for name, value := range env {
+		for part := range strings.FieldsSeq(value) {
+			_, file, _ := strings.Cut(part, "=")
+			if name != "JAVA_TOOL_OPTIONS" {
+				file = part
+			}
+			if _, err := os.Stat(file); err != nil && strings.HasPrefix(file, "/") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	tr.close()
+	if _, err := os.Stat(tr.dir); !os.IsNotExist(err) {
+		t.Errorf("the directory is still there: %v", err)
+	}
+}
+
+// TestTrustOfKilledSessionsIsRemoved: a session that was killed leaves its
+// directory, and the next one removes it; one that lives keeps it.
+func TestTrustOfKilledSessionsIsRemoved(t *testing.T) {
+	parent := t.TempDir()
+	old := time.Now().Add(-time.Hour)
+	dirs := map[string]bool{"dead": true, "alive": false, "new": false}
+	for name := range dirs {
+		dir := filepath.Join(parent, trustPrefix+name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if name != "new" {
+			if err := os.Chtimes(dir, old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	lock, err := lockDir(filepath.Join(parent, trustPrefix+"alive"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	removeStale(parent)
+	for name, gone := range dirs {
+		if _, err := os.Stat(filepath.Join(parent, trustPrefix+name)); os.IsNotExist(err) != gone {
+			t.Errorf("%s: gone = %v, want %v", name, os.IsNotExist(err), gone)
+		}
+	}
+}
