@@ -8,7 +8,7 @@ PKG     ?= ./...
 RACED   ?= ./internal/confine/... ./internal/egress/... ./internal/event ./internal/policy/... ./internal/kernel/notify ./internal/kernel/procfs ./internal/kernel/seccomp
 CC_PATH := $(shell command -v gcc || command -v clang)
 
-.PHONY: help build test vet unit race lint fuzz bench demo attack man schema
+.PHONY: help build test vet unit race lint fuzz gen bench demo attack man schema
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ fuzz: ## each fuzz target for FUZZ (10s)
 	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
 	    $(GO) test -run='^$$' -fuzz="^$$t\$$" -fuzztime=$(FUZZ) ./$$(dirname $$f) || exit 1; \
 	  done; done
+
+gen: ## generate the Go code of api/*.proto
+	cd api && $(GO) run github.com/bufbuild/buf/cmd/buf@v1.75.0 lint && $(GO) run github.com/bufbuild/buf/cmd/buf@v1.75.0 generate
 
 bench: ## Go benchmarks; figures, never a verdict
 	$(GO) test -run='^$$' -bench=. -benchmem $(PKG)

@@ -86,13 +86,3 @@ type Match struct {
 	Params        map[string][]string
 	Line          int
 }
-
-// Middleware transforms requests on their way.
-type Middleware struct {
-	Key, Name, Middleware string
-	Order                 int32
-	FailOpen              bool
-	Include, Exclude      []string
-	Config                map[string]any
-	Line                  int
-}

@@ -1,49 +1,11 @@
 package policy
 
 import (
-	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/goccy/go-yaml/ast"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
-
-func (d *decoder) middlewares(n ast.Node, p *Policy) {
-	orders := map[int32]string{}
-	d.named(n, "network_middlewares", func(key string, k, v ast.Node) {
-		m := Middleware{Key: key, Name: key}
-		m.Line, _ = position(k)
-		seen := d.mapping(v, "a middleware", fields{
-			"name":       d.text(&m.Name, "name"),
-			"middleware": d.text(&m.Middleware, "middleware"),
-			"order": func(n ast.Node) {
-				if o, ok := d.integer(n, "order", -1<<31, 1<<31-1); ok {
-					m.Order = int32(o)
-				}
-			},
-			"config":   func(n ast.Node) { d.named(n, "config", func(string, ast.Node, ast.Node) {}) },
-			"on_error": d.word("on_error", func(i int) { m.FailOpen = i == 1 }, "fail_closed", "fail_open"),
-			"endpoints": func(n ast.Node) {
-				d.mapping(n, "endpoints", fields{
-					"include": d.texts(&m.Include, "include", 32),
-					"exclude": d.texts(&m.Exclude, "exclude", 32),
-				})
-			},
-		})
-		d.need(k, "a middleware", seen, "middleware", "order")
-		if other, taken := orders[m.Order]; taken {
-			d.fail(k, "middleware %q has the order of %q", clip(key), clip(other))
-		}
-		orders[m.Order] = key
-		p.Middlewares = append(p.Middlewares, m)
-	})
-	if len(p.Middlewares) > 10 {
-		d.fail(n, "network_middlewares: at most 10, found %d", len(p.Middlewares))
-	}
-	slices.SortFunc(p.Middlewares, func(a, b Middleware) int { return int(a.Order) - int(b.Order) })
-}
 
 // Features are what a build can enforce of the language.
 type Features struct {

@@ -54,6 +54,7 @@ func (d *decoder) policy(root ast.Node, p *Policy) {
 	}
 	d.published(sockets, p)
 	d.ambiguous(p)
+	d.coverable(p)
 	_ = services
 }
 
