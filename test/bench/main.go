@@ -3,8 +3,9 @@
 // are interleaved, so a change of the machine's speed hits all alike; what is
 // printed are medians, the spread, and the ratio to bare round by round.
 //
-//	go run ./test/bench            # start-up and workloads
-//	go run ./test/bench -n 40 start
+//	go run ./test/bench                     # everything
+//	go run ./test/bench -n 40 start         # one workload
+//	go run ./test/bench -n 7 network        # connections and throughput
 package main
 
 import (
@@ -17,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"sallyport/internal/policy"
 )
 
 // variant is one way to run a command.
@@ -45,15 +48,24 @@ type result struct {
 }
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == "role" {
+		check(roles[os.Args[2]](os.Args[3:]))
+		return
+	}
 	n := flag.Int("n", 20, "rounds")
 	asJSON := flag.Bool("json", false, "print JSON lines")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "sallyport-bench-")
 	check(err)
 	defer os.RemoveAll(dir)
+	check(os.Chmod(dir, 0o777)) // root's agent is somebody else
 	variants := prepare(dir)
+	wanted := func(name string) bool { return flag.NArg() == 0 || slices.Contains(flag.Args(), name) }
+	if wanted("network") {
+		network(dir, filepath.Join(dir, "sallyport"), min(*n, 7))
+	}
 	for _, w := range workloads(dir) {
-		if flag.NArg() > 0 && !slices.Contains(flag.Args(), w.name) {
+		if !wanted(w.name) {
 			continue
 		}
 		rounds := *n
@@ -70,12 +82,18 @@ func prepare(dir string) []variant {
 	build := exec.Command("go", "build", "-trimpath", "-o", sally, "./cmd/sallyport")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	run(build)
-	ro := []string{"--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--bind", dir, dir}
+	bwrap := []string{"bwrap", "--unshare-all", "--die-with-parent", "--dev", "/dev", "--proc", "/proc"}
+	for _, p := range policy.Default().Filesystem.ReadOnly { // the same paths as sallyport's default
+		if _, err := os.Stat(p); err == nil && p != "/proc" && !strings.HasPrefix(p, "/dev/") {
+			bwrap = append(bwrap, "--ro-bind", p, p)
+		}
+	}
+	bwrap = append(bwrap, "--bind", "/tmp", "/tmp", "--bind", dir, dir, "--")
 	all := []variant{
 		{"bare", "", nil},
 		{"walls in C", limit, []string{limit, dir}},
 		{"sallyport", sally, []string{sally, "run", "--workdir", dir, "--"}},
-		{"bwrap --unshare-all", "bwrap", append(append([]string{"bwrap"}, ro...), "--unshare-all", "--die-with-parent", "--")},
+		{"bwrap --unshare-all", "bwrap", bwrap},
 		{"firejail --net=none", "firejail", []string{"firejail", "--quiet", "--noprofile", "--net=none", "--"}},
 	}
 	if _, err := exec.LookPath("cc"); err == nil {
