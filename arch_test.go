@@ -173,7 +173,7 @@ func sources(t *testing.T) (*token.FileSet, []source) {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || path == "tools" || path == "bin") {
+		if d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || path == "bin" || otherModule(path)) {
 			return fs.SkipDir
 		}
 		if d.IsDir() || !strings.HasSuffix(path, ".go") {
@@ -200,6 +200,12 @@ func sources(t *testing.T) (*token.FileSet, []source) {
 		t.Fatalf("found %d Go files: is this the root of the module?", len(out))
 	}
 	return fset, out
+}
+
+// otherModule tells whether a directory is the root of a module of its own.
+func otherModule(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
 }
 
 func cutLast(path string) (dir, name string, ok bool) {
