@@ -19,6 +19,7 @@ type sandboxSpec struct {
 	Port    int                     `json:"port"`
 	Resolve map[string][]netip.Addr `json:"resolve"`
 	Off     confine.Walls           `json:"off"`
+	Mode    policy.Mode             `json:"mode"`
 }
 
 // host is the supervisor's process: it runs the driver as the agent, through
@@ -53,7 +54,7 @@ func host() int {
 		Resolve: in.Resolve, ProxyPort: in.Port, Version: "attack",
 		Stdout: os.Stdout, Stderr: os.Stderr,
 		Note: func(s string) { fmt.Fprintln(os.Stderr, "sallyport:", s) },
-		Off:  in.Off,
+		Off:  in.Off, Mode: in.Mode,
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "sallyport:", err)

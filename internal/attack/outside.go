@@ -2,6 +2,7 @@ package attack
 
 import (
 	"net"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -55,7 +56,7 @@ func killSupervisor(s *scene, _ string) string {
 
 // strangerAsks uses the proxy from here, which is outside of the sandbox.
 func strangerAsks(s *scene, how string) string {
-	c, err := net.DialTimeout("tcp", s.spec.Proxy, time.Second)
+	c, err := net.DialTimeout("tcp", s.proxyNow(), time.Second)
 	if err != nil {
 		return wordClosed + " " + err.Error()
 	}
@@ -77,3 +78,12 @@ func strangerAsks(s *scene, how string) string {
 
 // whereOrigin tells where the host service really listens.
 func whereOrigin(s *scene, _ string) string { return s.origin }
+
+// proxyNow is where the proxy of the running sandbox is, as its driver found it.
+func (s *scene) proxyNow() string {
+	spec, err := readSpec(filepath.Join(s.spec.Workdir, "spec.json"))
+	if err != nil {
+		return s.spec.Proxy
+	}
+	return spec.Proxy
+}

@@ -78,6 +78,17 @@ func drive(path string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
+	if at, is := strings.CutPrefix(os.Getenv("HTTP_PROXY"), "http://"); is && spec.Inside {
+		// In namespace mode only the supervisor knows where the proxy came to be.
+		if spec.Reuse == spec.Proxy {
+			spec.Reuse = at
+		}
+		spec.Proxy = at
+		if err := writeSpec(path, spec); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 2
+		}
+	}
 	for _, t := range spec.Twins {
 		run(spec, "twin "+t, 5*time.Second, "twin", path, t)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"sallyport/internal/confine"
 	"sallyport/internal/kernel/caps"
+	"sallyport/internal/policy"
 )
 
 // afterlife is how long processes of a sandbox may be seen after its end.
@@ -34,6 +35,7 @@ type runner struct {
 	cases   map[string]Case
 	current string
 	stderr  bytes.Buffer
+	mode    policy.Mode
 }
 
 func (s *scene) newRunner(cases []Case) *runner {
@@ -111,7 +113,7 @@ func (r *runner) command(ctx context.Context, path string, off confine.Walls, ex
 		if err != nil {
 			return nil, err
 		}
-		in, err := json.Marshal(sandboxSpec{Policy: r.policyText(extra...), Spec: path, Port: int(r.port), Resolve: names, Off: off})
+		in, err := json.Marshal(sandboxSpec{Policy: r.policyText(extra...), Spec: path, Port: int(r.port), Resolve: names, Off: off, Mode: r.mode})
 		if err != nil {
 			return nil, err
 		}

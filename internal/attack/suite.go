@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"sallyport/internal/confine"
+	"sallyport/internal/policy"
 )
 
 // Options say what to try.
@@ -18,6 +19,10 @@ type Options struct {
 
 	// Told, if set, gets each result as soon as it is known.
 	Told func(Result)
+
+	// Mode is the network enforcement mode of every sandbox of the suite; unset:
+	// the one that run would take.
+	Mode policy.Mode
 
 	// Off leaves walls out of every sandbox of the suite. Only a test may set
 	// it, to see that the suite turns red.
@@ -174,7 +179,9 @@ func (s *suite) side(ctx context.Context, inside bool, group string, cases []Cas
 	defer sc.close()
 	sc.spec.Races = s.o.Races
 	off, extra := s.shape(sc, group)
-	return sc.newRunner(cases).run(ctx, off, extra...), nil
+	r := sc.newRunner(cases)
+	r.mode = s.o.Mode
+	return r.run(ctx, off, extra...), nil
 }
 
 // shape says how a group's sandbox differs from the usual one.

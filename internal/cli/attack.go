@@ -13,6 +13,7 @@ wall stopped it. The exit status is 1 if anything escaped or proved nothing.`
 func newAttack(s Streams) *cobra.Command {
 	var asJSON, list bool
 	var o attack.Options
+	var mode string
 	cmd := &cobra.Command{
 		Use:   "attack",
 		Short: "try to get out, and see what stops it",
@@ -21,6 +22,10 @@ func newAttack(s Streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if list {
 				return attack.List(s.Out)
+			}
+			var err error
+			if o.Mode, err = parseMode(mode); err != nil {
+				return err
 			}
 			r, err := attack.Run(cmd.Context(), o)
 			if err != nil {
@@ -42,6 +47,8 @@ func newAttack(s Streams) *cobra.Command {
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&list, "list", false, "list the cases and run none")
 	cmd.Flags().StringSliceVar(&o.Only, "only", nil, "run the case `NAME`; may be repeated")
+	cmd.Flags().StringVar(&mode, "mode", "", "network enforcement `MODE` of the sandboxes, as for run")
+	cmd.RegisterFlagCompletionFunc("mode", completeMode)
 	cmd.Flags().IntVar(&o.Races, "races", 0, "how often a race is run, `N`; default 100,000")
 	return cmd
 }

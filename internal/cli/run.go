@@ -67,7 +67,7 @@ func newRun(s Streams) *cobra.Command {
 	cmd.MarkFlagFilename("upstream-ca", "pem", "crt")
 	cmd.MarkFlagFilename("events")
 	cmd.MarkFlagDirname("workdir")
-	cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{policy.Platform.String(), policy.Namespace.String(), policy.UserNS.String()}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("mode", completeMode)
 	for _, name := range []string{"env", "resolve", "upstream-cert", "proxy-port"} {
 		cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
@@ -149,6 +149,8 @@ func (f runFlags) options(out io.Writer) (supervisor.Options, error) {
 
 // modes are the words of --mode; the empty one leaves it to the policy.
 var modes = []policy.Mode{policy.ModeUnset, policy.Platform, policy.Namespace, policy.UserNS}
+
+var completeMode = cobra.FixedCompletions([]string{policy.Platform.String(), policy.Namespace.String(), policy.UserNS.String()}, cobra.ShellCompDirectiveNoFileComp)
 
 func parseMode(word string) (policy.Mode, error) {
 	for _, m := range modes {
