@@ -33,7 +33,8 @@ const (
 	WallLaunch    Wall = "launch"          // what the start of the agent left out
 	WallGuard     Wall = "guard"           // the process that ends the tree
 	WallProxy     Wall = "proxy"
-	WallHost      Wall = "host" // refused on this host without our doing
+	WallNamespace Wall = "network-namespace" // namespace and userns mode only
+	WallHost      Wall = "host"              // refused on this host without our doing
 )
 
 // stop is one way in which a case is expected to end.

@@ -20,7 +20,7 @@ func privilegeCases() []Case {
 			What: "set ids, groups and capabilities back"},
 		{Name: "setuid_program", Category: Processes, twin: "child", attack: setuidProgram, held: []string{wordNothing}, stops: []stop{nothing, by(WallFiles, "EACCES")},
 			What: "run a program that is set-uid root or has file capabilities"},
-		{Name: "overwrite_sallyport", Category: Processes, twin: "child", attack: overwriteExe, stops: []stop{by(WallFiles, "EACCES", "EXDEV", "EPERM")},
+		{Name: "overwrite_sallyport", Category: Processes, twin: "child", attack: overwriteExe, stops: []stop{by(WallFiles, "EACCES", "EXDEV", "EPERM"), by(WallHost, "ETXTBSY")},
 			What: "change the sallyport program itself, by its path and through /proc"},
 		{Name: "memfd_program", Category: Proxy, twin: "proxy", attack: memfdProgram, stops: []stop{identity, filter},
 			What: "use the proxy from a program that exists in memory only"},

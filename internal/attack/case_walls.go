@@ -19,7 +19,7 @@ func wallCases() []Case {
 		one(confine.WallFiles, "only_landlock_files", "read, write and move files with nothing but Landlock's file rules left", onlyFiles,
 			[]need{landlockABI(3)}, by(WallFiles, "EACCES", "EXDEV")),
 		one(confine.WallScopes, "only_landlock_scopes", "signal and reach abstract sockets with nothing but Landlock's scopes left", onlyScopes,
-			[]need{landlockABI(6)}, by(WallScopes, "EPERM")),
+			[]need{landlockABI(6)}, by(WallScopes, "EPERM"), by(WallNamespace, "ECONNREFUSED")),
 		one(confine.WallFilter, "only_seccomp_filter", "use what no other wall sees with nothing but the static filter left", onlyFilter,
 			nil, by(WallFilter, "EPERM", "EACCES", "EAFNOSUPPORT", "EPROTONOSUPPORT", "EOPNOTSUPP", "ENOSYS", "ESOCKTNOSUPPORT")),
 		one(confine.WallGate, "only_gate", "connect, bind and listen with nothing but the gate left", onlyGate,

@@ -241,7 +241,7 @@ func effective(cmd *exec.Cmd) error {
 // overwriteExe tries to change the program that is running. Unsandboxed a copy
 // in a directory of the case stands for it.
 func overwriteExe(a *agent) {
-	exe := a.Exe
+	exe := filepath.Join(a.Tools, "other") // a copy that does not run, so that no ETXTBSY comes before the wall
 	if !a.Inside {
 		exe = a.own("program")
 		if err := copyFile(a.Exe, exe); err != nil {
