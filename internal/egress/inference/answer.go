@@ -28,6 +28,7 @@ func refuse(req *http.Request, api policy.API, status int, reason, detail string
 		body = map[string]any{"error": problem}
 	}
 	resp := own(req, status, body)
+	resp.Status = detail
 	resp.Header.Set("X-Sallyport-Policy", "error="+reason)
 	return resp
 }

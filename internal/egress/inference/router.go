@@ -340,3 +340,6 @@ func clip(s string) string {
 	}
 	return strings.ToValidUTF8(s, "?")
 }
+
+// MaxBody is how long a request's body may be, in bytes.
+func (r *Router) MaxBody() int64 { return r.maxBody }

@@ -26,7 +26,7 @@ func (q *request) body(*signer) error {
 		return nil
 	}
 	if q.ep == nil || !q.ep.L7.RequestBodyCredentialRewrite {
-		q.Body = &watched{ReadCloser: q.Body, in: q.Injector, where: "in a body"}
+		q.Body = &watched{ReadCloser: q.Body, in: q.Injector, request: q.Request}
 		q.GetBody = nil
 		return nil
 	}
@@ -102,14 +102,15 @@ func jsonText(s string) string {
 	return out[1 : len(out)-1]
 }
 
-// watched ends a body in which a placeholder passes. What has passed by then is
-// a part of a placeholder at most, which is worth nothing.
+// watched ends a body in which a placeholder passes, or whose trailers hold one.
+// What has passed by then is a part of a placeholder at most, which is worth
+// nothing.
 type watched struct {
 	io.ReadCloser
-	in    *Injector
-	where string
-	tail  []byte // what could be the beginning of a placeholder
-	err   error
+	in      *Injector
+	request *http.Request
+	tail    []byte // what could be the beginning of a placeholder
+	err     error
 }
 
 func (w *watched) Read(b []byte) (int, error) {
@@ -118,8 +119,18 @@ func (w *watched) Read(b []byte) (int, error) {
 	}
 	n, err := w.ReadCloser.Read(b)
 	if c := w.in.passes(&w.tail, b[:n]); c != nil {
-		w.err = c.refuse(Misplaced, "does not belong %s", w.where)
+		w.err = c.refuse(Misplaced, "does not belong in a body")
 		return 0, w.err
+	}
+	if err == io.EOF {
+		for _, values := range w.request.Trailer {
+			for _, v := range values {
+				if which, _ := w.in.names.Find(v); which >= 0 {
+					w.err = w.in.creds[which].refuse(Misplaced, "does not belong in a trailer")
+					return 0, w.err
+				}
+			}
+		}
 	}
 	return n, err
 }

@@ -42,3 +42,6 @@ func (r *Refusal) Status() int {
 func (c *Credential) refuse(code Code, format string, args ...any) *Refusal {
 	return &Refusal{Code: code, Provider: c.Provider, Detail: fmt.Sprintf("the placeholder of provider "+c.Provider+" "+format, args...)}
 }
+
+// Reason is the code as text.
+func (r *Refusal) Reason() string { return string(r.Code) }

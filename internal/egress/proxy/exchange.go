@@ -171,15 +171,18 @@ func (x *session) exchange(r *request, v *verdict, rd *bufio.Reader) (keep bool,
 func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool, after func(), no *denial) {
 	sent := x.send(r, up, rd)
 	// Whatever happens, the sender is gone before its buffers are.
-	cut := func() {
+	cut := func() error {
 		x.client.SetReadDeadline(pastDeadline)
 		up.Close()
-		<-sent
+		err := <-sent
 		x.client.SetReadDeadline(time.Time{})
+		return err
 	}
 	resp, no := x.answerTo(r, up, sent)
 	if no != nil {
-		cut()
+		if why := unsent(&up.verdict, cut()); why != nil {
+			no = why
+		}
 		return false, nil, no
 	}
 	if no := x.scrub(resp, &up.verdict); no != nil {
@@ -213,7 +216,7 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 }
 
 // exchangeLocally gets an answer from this process.
-func (x *session) exchangeLocally(r *request, v *verdict, way http.RoundTripper) (keep bool) {
+func (x *session) exchangeLocally(r *request, v *verdict, way LocalHost) (keep bool) {
 	resp, no := x.answerLocally(r, v, way)
 	if no != nil {
 		x.refuse(r.intent, no, formHTTP)

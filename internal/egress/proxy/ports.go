@@ -96,7 +96,8 @@ type Inspector interface {
 type Credentials interface {
 	// Apply changes a request that was allowed, just before it is sent to host
 	// and port. An error means that it must not be sent; its text is for the
-	// agent and holds no secret. It may have a method Status.
+	// agent and holds no secret. It may have the methods
+	// Status and Reason.
 	Apply(ctx context.Context, e *policy.Endpoint, host string, port uint16, r *http.Request) error
 	// Scrub takes the same secrets out of the answer, as it streams. An error
 	// means that the answer must not be passed on.
@@ -106,6 +107,15 @@ type Credentials interface {
 	Message(ctx context.Context, e *policy.Endpoint, host string, port uint16, target *url.URL, text bool, b []byte) ([]byte, error)
 }
 
-// Local answers for hosts in the proxy's own process. A request comes to it
-// after it was judged like any other. Its error is told to the agent.
-type Local map[string]http.RoundTripper
+// Local answers for hosts in the proxy's own process, by name. A request comes
+// to it after it was judged like any other.
+type Local map[string]LocalHost
+
+// LocalHost answers for one host. Its error is told to the agent. An answer with
+// the header X-Sallyport-Policy: error=REASON is a refusal and becomes an event;
+// its Status is the sentence.
+type LocalHost interface {
+	http.RoundTripper
+	// MaxBody is how long a request's body may be, in bytes.
+	MaxBody() int64
+}

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+
+	"sallyport/internal/policy"
 )
 
 // arm gives a request that was allowed its secrets, last of all.
@@ -15,12 +17,33 @@ func (x *session) arm(r *request, v *verdict) *denial {
 	if x.secrets == nil {
 		return nil
 	}
+	if limit := heldForSecrets(r, v.Endpoint); limit > 0 {
+		if _, no := x.hold(r, limit); no != nil {
+			no.decision = v.Decision
+			return no
+		}
+	}
 	r.URL = r.asURL()
 	if err := x.secrets.Apply(x.ctx, v.Endpoint, v.host, v.port, r.Request); err != nil {
 		return refusedSecret(v, err)
 	}
 	r.sent = r.URL.RequestURI()
 	return nil
+}
+
+// heldForSecrets is how much of a body must be here before it is sent: all that
+// Credentials looks at as a whole, to change it or to sign it. It is 0 for a
+// body that may pass as it comes.
+func heldForSecrets(r *request, e *policy.Endpoint) int64 {
+	switch {
+	case e == nil || r.held > 0:
+		return 0
+	case e.L7.RequestBodyCredentialRewrite:
+		return 256 << 10
+	case e.L7.CredentialSigning == "sigv4:body", e.L7.CredentialSigning == "sigv4" && r.Header.Get("X-Amz-Content-Sha256") == "":
+		return 10 << 20
+	}
+	return 0
 }
 
 // asURL is the canonical target as a URL.
@@ -37,16 +60,34 @@ func (r *request) asURL() *url.URL {
 	return u
 }
 
+// withStatus is how Credentials and Local say what kind of error it is.
+type withStatus interface {
+	error
+	Status() int
+}
+
 // refusedSecret is a request or an answer that a credential must not go with.
 func refusedSecret(v *verdict, err error) *denial {
 	no := &denial{code: credentialRefused, detail: err.Error(), cause: errors.Unwrap(err), decision: v.Decision}
-	if s, ok := errors.AsType[interface {
+	if r, ok := errors.AsType[interface {
 		error
-		Status() int
-	}](err); ok && s.Status() >= 500 {
-		no.code, no.reason, no.failed = unavailable, "credential_unavailable", true
+		Reason() string
+	}](err); ok {
+		no.reason = r.Reason()
+	}
+	if s, ok := errors.AsType[withStatus](err); ok && s.Status() >= 500 {
+		no.code, no.failed = unavailable, true
 	}
 	return no
+}
+
+// unsent is why a request was given up while it was sent: a placeholder in its
+// body. It is nil if that was not the reason.
+func unsent(v *verdict, err error) *denial {
+	if s, ok := errors.AsType[withStatus](err); ok {
+		return refusedSecret(v, s)
+	}
+	return nil
 }
 
 // scrub takes secrets out of an answer.
@@ -134,15 +175,22 @@ func (x *session) switched(up *upstream, resp *http.Response, rd *bufio.Reader) 
 	}
 }
 
-// answerLocally gets an answer from this process.
-func (x *session) answerLocally(r *request, v *verdict, way http.RoundTripper) (*http.Response, *denial) {
-	if no := x.arm(r, v); no != nil {
+// answerLocally gets an answer from this process. The agent's own credentials
+// end there, so there are no secrets to be put in.
+func (x *session) answerLocally(r *request, v *verdict, way LocalHost) (*http.Response, *denial) {
+	if _, no := x.hold(r, way.MaxBody()); no != nil {
+		no.decision = v.Decision
 		return nil, no
 	}
 	r.URL = r.asURL()
 	resp, err := way.RoundTrip(r.Request.WithContext(x.ctx))
 	if err != nil {
 		return nil, &denial{code: upstreamUnreachable, failed: true, detail: err.Error(), decision: v.Decision}
+	}
+	if reason, refused := strings.CutPrefix(resp.Header.Get("X-Sallyport-Policy"), "error="); refused {
+		no := &denial{code: policyDenied, reason: reason, detail: v.host + ": " + resp.Status, decision: v.Decision, failed: resp.StatusCode >= 500}
+		resp.Header.Set("X-Sallyport-Policy", (&denial{code: code(reason)}).tag(x.record(r.intent, no)))
+		return resp, nil
 	}
 	x.requested(r, v, netip.Addr{}, resp.StatusCode)
 	return resp, nil

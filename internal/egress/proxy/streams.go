@@ -294,16 +294,19 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 		m.cc.Release()
 		return nil, no
 	}
-	resp, err := m.cc.RoundTrip(r.outgoing(x, w))
+	resp, err := m.cc.RoundTrip(r.outgoing(x, v, w))
 	if err != nil && r.repeatable() && r.Context().Err() == nil && !timedOut(err) {
 		// The connection may have been closed while the request was on its way.
 		m.Close()
 		if m, no = x.multiplexedFor(r, v); no != nil {
 			return nil, no
 		}
-		resp, err = m.cc.RoundTrip(r.outgoing(x, w))
+		resp, err = m.cc.RoundTrip(r.outgoing(x, v, w))
 	}
 	if err != nil {
+		if no := unsent(v, err); no != nil {
+			return nil, no
+		}
 		if r.Context().Err() != nil {
 			panic(http.ErrAbortHandler) // nobody waits for the answer
 		}
@@ -317,7 +320,7 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 }
 
 // outgoing is the request as it goes to a server: only what was judged.
-func (r *request) outgoing(x *session, w http.ResponseWriter) *http.Request {
+func (r *request) outgoing(x *session, v *verdict, w http.ResponseWriter) *http.Request {
 	if r.URL.Scheme == "" {
 		r.URL = r.asURL()
 	}
@@ -344,6 +347,9 @@ func (r *request) outgoing(x *session, w http.ResponseWriter) *http.Request {
 		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
 			if code == http.StatusContinue {
 				return nil // net/http says it when the body is read
+			}
+			if no := x.scrub(&http.Response{StatusCode: code, Header: http.Header(h), Body: http.NoBody}, v); no != nil {
+				return errors.New(no.detail)
 			}
 			return interimStream(w, code, http.Header(h))
 		},

@@ -227,6 +227,9 @@ func (x *session) answerTo(r *request, up *upstream, sent chan error) (*http.Res
 		case r.minor == 0:
 			continue // HTTP/1.0 does not know them
 		}
+		if no := x.scrub(resp, &up.verdict); no != nil {
+			return nil, no
+		}
 		if err := x.interim(resp); err != nil {
 			return nil, broken(&up.verdict, err)
 		}
