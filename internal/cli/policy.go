@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/internal/policy"
+	"sallyport/internal/supervisor"
 )
 
 // maxPolicy is one byte more than a policy may have, so that the parser sees
@@ -37,7 +38,7 @@ func loadPolicy(name string) (*policy.Policy, []policy.Warning, error) {
 	if err != nil {
 		return nil, warnings, err
 	}
-	if errs := policy.Unenforceable(p, policy.Features{Inspect: true, Publish: true}); len(errs) > 0 {
+	if errs := policy.Unenforceable(p, supervisor.Features()); len(errs) > 0 {
 		return nil, warnings, errs
 	}
 	return p, warnings, nil

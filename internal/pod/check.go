@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/internal/policy"
+	"sallyport/internal/supervisor"
 )
 
 // maxPolicy and maxSecret are in bytes; a ConfigMap and a Secret hold 1 MiB.
@@ -31,7 +32,7 @@ func loadPolicy(file string) (*policy.Policy, []policy.Warning, error) {
 	}
 	p, warnings, err := policy.Parse(file, src)
 	if err == nil {
-		if errs := policy.Unenforceable(p, policy.Features{}); len(errs) > 0 {
+		if errs := policy.Unenforceable(p, supervisor.Features()); len(errs) > 0 {
 			err = errs
 		}
 	}

@@ -151,8 +151,8 @@ func TestRefusals(t *testing.T) {
 			[]string{"policy.yaml:2:1", "sallyport policy check"}},
 		"no policy file": {func(t *testing.T, b *bed) { os.Remove(b.dir + "/policy.yaml") }, []string{"no such file", "ConfigMap"}},
 		"a rule of a later version": {func(t *testing.T, b *bed) {
-			b.write(t, "policy.yaml", "version: 1\nsockets: {bind: [8080], publish: [8080]}\n")
-		}, []string{"sockets.publish"}},
+			b.write(t, "policy.yaml", "version: 1\nnetwork_middlewares: {scan: {middleware: sallyport/regex, order: 1}}\n")
+		}, []string{"network_middlewares"}},
 		"no secret directory": {func(t *testing.T, b *bed) { b.config["secrets"] = b.dir + "/own/absent" }, []string{"no such file", "Secret"}},
 		"a missing Secret":    {func(t *testing.T, b *bed) { b.config["secrets"] = b.dir + "/own/secrets" }, []string{"is empty", "kubectl create secret"}},
 		"a policy that grants the Secret": {func(t *testing.T, b *bed) {

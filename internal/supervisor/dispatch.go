@@ -19,7 +19,7 @@ const dnsPort = 53
 // route is what the gate asks about each TCP destination. The proxy's own
 // address, name servers and, with capture, every address that could be reached
 // at all lead to the proxy's listener; the ledger remembers which was meant.
-func (s *sandbox) route(_ int, wanted netip.AddrPort) gate.Route {
+func (s *sandbox) route(tid int, wanted netip.AddrPort) gate.Route {
 	a := wanted.Addr()
 	through := gate.Route{To: s.proxyAddr, Book: true}
 	switch {
@@ -35,7 +35,7 @@ func (s *sandbox) route(_ int, wanted netip.AddrPort) gate.Route {
 	if err := s.reachable(a); err != nil {
 		return gate.Route{Errno: unix.EACCES, Reason: err.Error()}
 	}
-	return through
+	return s.native(tid, wanted, through)
 }
 
 // local routes to a loopback address: a server of the same sandbox, or nothing.

@@ -31,6 +31,7 @@ func (s *sandbox) buildEgress() error {
 	if s.dns, err = dns.New(dns.Options{Policy: s.engine, Refused: s.nameRefused}); err != nil {
 		return err
 	}
+	s.natives = natives(s.policy)
 	s.proxy, err = proxy.New(proxy.Options{
 		Decider:   decider{s.engine, s.policy.Source},
 		Resolver:  newPins(&proxy.SystemResolver{Fixed: s.o.Resolve}, s.policy),

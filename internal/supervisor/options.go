@@ -9,6 +9,11 @@ import (
 	"sallyport/internal/policy"
 )
 
+// Features are what this build can enforce of the policy language.
+func Features() policy.Features {
+	return policy.Features{Inspect: true, PinRefresh: true, Direct: true, Publish: true}
+}
+
 // Options say what to run and how. The zero value of each field is its
 // strictest; Command is the only one that must be given.
 type Options struct {

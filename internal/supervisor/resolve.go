@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,27 +16,35 @@ const pinTime = 15 * time.Second
 
 // pins freezes the addresses of names for the life of the sandbox: what a name
 // server says later changes nothing (DnsPinnedAllowlist of the design). The
-// addresses are judged like any other when they are used.
+// addresses are judged like any other when they are used. A name with pin:
+// refresh is no pin: it is asked for again for each connection.
 type pins struct {
 	next  proxy.Resolver
-	names map[string]func() ([]netip.Addr, error)
+	names map[string]*pin
+}
+
+// pin is one name. The first answer is the one that stays; where the name server
+// had none, the next use asks again.
+type pin struct {
+	mu    sync.Mutex
+	addrs []netip.Addr
 }
 
 // newPins looks the pinned names of a policy up, beside the agent's start.
 func newPins(next proxy.Resolver, p *policy.Policy) *pins {
-	s := &pins{next, map[string]func() ([]netip.Addr, error){}}
+	s := &pins{next, map[string]*pin{}}
 	for _, np := range p.Network {
 		for _, e := range np.Endpoints {
 			if e.Protocol != policy.TCP || e.PinRefresh || s.names[e.Host] != nil {
 				continue
 			}
-			look := sync.OnceValues(func() ([]netip.Addr, error) {
+			one := &pin{}
+			s.names[e.Host] = one
+			go func() {
 				ctx, cancel := context.WithTimeout(context.Background(), pinTime)
 				defer cancel()
-				return next.Resolve(ctx, e.Host)
-			})
-			s.names[e.Host] = look
-			go look()
+				one.resolve(ctx, next, e.Host) // an error is told to who needs the name
+			}()
 		}
 	}
 	return s
@@ -43,8 +52,21 @@ func newPins(next proxy.Resolver, p *policy.Policy) *pins {
 
 // Resolve gives the frozen addresses of a pinned name, and asks for any other.
 func (s *pins) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
-	if look := s.names[host]; look != nil {
-		return look()
+	if one := s.names[host]; one != nil {
+		return one.resolve(ctx, s.next, host)
 	}
 	return s.next.Resolve(ctx, host)
+}
+
+func (p *pin) resolve(ctx context.Context, next proxy.Resolver, host string) ([]netip.Addr, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.addrs) > 0 {
+		return slices.Clone(p.addrs), nil
+	}
+	addrs, err := next.Resolve(ctx, host)
+	if err == nil {
+		p.addrs = slices.Clone(addrs)
+	}
+	return addrs, err
 }

@@ -49,6 +49,7 @@ type sandbox struct {
 	denials     bucket
 	dns         *dns.Server
 	servers     servers
+	natives     map[destination]bool
 	publisher   publisher
 	umask       int // the caller's, handed to the agent
 

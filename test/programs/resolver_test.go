@@ -83,9 +83,9 @@ func (s *nameServer) answer(query []byte) []byte {
 	name := strings.TrimSuffix(strings.ToLower(q.Name.String()), ".")
 	s.mu.Lock()
 	s.asked[name]++
+	a, known := s.names[name]
 	s.mu.Unlock()
 	out := dnsmessage.Message{Header: dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true}, Questions: m.Questions}
-	a, known := s.names[name]
 	switch {
 	case !known:
 		out.RCode = dnsmessage.RCodeNameError

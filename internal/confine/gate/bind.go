@@ -19,7 +19,7 @@ func (w *worker) bind() verdict {
 	tw.mu.Lock()
 	defer tw.mu.Unlock()
 	switch {
-	case tw.done:
+	case tw.done, tw.busy:
 		return fail(unix.EINVAL)
 	case tw.kind == kindDatagram:
 		return ok(0) // a resolver binds before it asks; nothing else comes of it
@@ -106,6 +106,8 @@ func (w *worker) listen() verdict {
 	switch {
 	case tw.done:
 		return ok(0)
+	case tw.busy:
+		return fail(unix.EINVAL)
 	case stream && !tw.bound.IsValid():
 		return refuse(unix.EACCES, "listen", "a socket without an address would listen on every address of this host; bind it to loopback")
 	case tw.kind == kindUnix && !tw.file:

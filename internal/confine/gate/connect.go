@@ -17,10 +17,11 @@ func (w *worker) connect() verdict {
 	}
 	tw.mu.Lock()
 	defer tw.mu.Unlock()
-	if tw.done {
-		return fail(unix.EISCONN)
-	}
 	switch {
+	case tw.done:
+		return fail(unix.EISCONN)
+	case tw.busy:
+		return fail(unix.EALREADY)
 	case s.family == unix.AF_UNSPEC:
 		return ok(0) // dissolves an association; there is none yet
 	case tw.kind == kindDatagram:
@@ -60,6 +61,32 @@ func (w *worker) streamConnect(tw *twin, inode uint64, s sockaddr) verdict {
 		return fail(unix.EADDRNOTAVAIL)
 	}
 	r := w.g.o.Route(w.n.TID, s.inet)
+	if r.Judge != nil {
+		return w.later("connect", unix.EAGAIN, func(w *worker) verdict { return w.streamJudged(tw, inode, s, r.Judge) })
+	}
+	return w.streamTo(tw, inode, s, r)
+}
+
+// streamJudged connects where a decision that took its time leads to.
+func (w *worker) streamJudged(tw *twin, inode uint64, s sockaddr, judge func(func() bool) Route) verdict {
+	r := judge(func() bool { return w.g.l.Valid(w.n.ID) == nil })
+	if r.Errno == 0 && !r.Book {
+		return w.slowly(tw, inode, func(fd int) unix.Errno { return connectTo(tw.kind, fd, r.To) })
+	}
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	switch {
+	case tw.done:
+		return fail(unix.EISCONN)
+	case tw.busy:
+		return fail(unix.EALREADY)
+	}
+	return w.streamTo(tw, inode, s, r)
+}
+
+// streamTo connects to a place that does not keep anybody waiting: the proxy, or
+// a server inside.
+func (w *worker) streamTo(tw *twin, inode uint64, s sockaddr, r Route) verdict {
 	if r.Errno != 0 {
 		return verdict{errno: r.Errno, target: s.inet.String(), addr: s.inet, reason: r.Reason}
 	}
@@ -69,8 +96,12 @@ func (w *worker) streamConnect(tw *twin, inode uint64, s sockaddr) verdict {
 		if book, err = w.g.o.Ledger.Open(w.n.TID, s.inet); err != nil {
 			return verdict{errno: unix.EACCES, target: s.inet.String(), addr: s.inet, reason: err.Error()}
 		}
+		if w.g.l.Valid(w.n.ID) != nil {
+			book(netip.AddrPort{}) // the number may be another thread's by now
+			return fail(unix.EINTR)
+		}
 	}
-	errno := connectTo(tw, r.To)
+	errno := connectTo(tw.kind, tw.fd, r.To)
 	if errno != 0 && errno != unix.EINPROGRESS {
 		book(netip.AddrPort{})
 		return fail(errno)
@@ -98,13 +129,13 @@ func (w *worker) finish(call string, inode uint64, tw *twin, errno unix.Errno) {
 // connectTo connects the twin. A v6 socket reaches the loopback address of the
 // other family through its mapped form, for which the agent's IPV6_V6ONLY is
 // put aside.
-func connectTo(tw *twin, to netip.AddrPort) unix.Errno {
+func connectTo(k kind, fd int, to netip.AddrPort) unix.Errno {
 	var sa unix.Sockaddr
 	switch {
-	case tw.kind == kindStream4:
+	case k == kindStream4:
 		sa = &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
 	case to.Addr().Is4():
-		if err := unix.SetsockoptInt(tw.fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
 			return errnoOf(err)
 		}
 		sa = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
@@ -112,7 +143,7 @@ func connectTo(tw *twin, to netip.AddrPort) unix.Errno {
 		sa = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
 	}
 	for {
-		err := unix.Connect(tw.fd, sa)
+		err := unix.Connect(fd, sa)
 		switch err {
 		case nil:
 			return 0

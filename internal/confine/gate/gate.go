@@ -30,6 +30,11 @@ type Route struct {
 	Book   bool
 	Errno  unix.Errno
 	Reason string
+
+	// Judge gives the route in the place of this one. It may take its time: it is
+	// called while only its caller waits, and the connection that it leads to may
+	// take long, too. valid says whether the thread is still that caller.
+	Judge func(valid func() bool) Route
 }
 
 // Datagrams serves one stand-in for a datagram socket.

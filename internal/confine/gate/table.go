@@ -28,6 +28,7 @@ type twin struct {
 	bound netip.AddrPort // where bind put it
 	file  bool           // a pathname unix socket is bound
 	dgram Datagrams
+	busy  bool   // a connect that may take long is under way; mu is not held for it
 	asked []byte // of a stand-in: the name server that was asked last, a sockaddr
 	done  bool   // connected or listening: fd is closed
 	inode atomic.Uint64

@@ -81,17 +81,8 @@ func (w *worker) unixConnect(tw *twin, inode uint64, s sockaddr) verdict {
 	case !w.g.unix.allows(id):
 		return refuse(unix.EACCES, describe(s.path), "the policy does not list this socket under sockets.unix")
 	}
-	tw.mu.Lock()
-	defer tw.mu.Unlock()
-	if tw.done {
-		return fail(unix.EISCONN)
-	}
-	err = unix.Connect(tw.fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", fd)})
-	if err != nil {
-		return fail(errnoOf(err))
-	}
-	w.finish("connect", inode, tw, 0)
-	return answered
+	to := &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", fd)}
+	return w.slowly(tw, inode, func(fd int) unix.Errno { return errnoOr0(unix.Connect(fd, to)) })
 }
 
 // allows says whether the inode is granted. Granted paths are looked up anew:

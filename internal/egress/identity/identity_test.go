@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -208,6 +209,8 @@ func TestIdentify_kinds(t *testing.T) {
 	t.Run("loader", func(t *testing.T) {
 		loaders, _ := filepath.Glob("/lib*/ld-*.so*")
 		cat, err := exec.LookPath("cat")
+		// Of several C libraries, one has linked cat.
+		loaders = slices.DeleteFunc(loaders, func(l string) bool { return exec.Command(l, cat, os.DevNull).Run() != nil })
 		if len(loaders) == 0 || err != nil {
 			t.Skip("no dynamic loader or no cat on this host")
 		}

@@ -101,6 +101,17 @@ func (l *Ledger) Open(tid int, wanted netip.AddrPort) (book func(local netip.Add
 	return func(local netip.AddrPort) { l.book(number, seen, wanted, plain(local)) }, nil
 }
 
+// Caller is who the thread tid is, for a connection that is not booked. As with
+// [Ledger.Open], the caller makes sure afterwards that the thread is still
+// stopped in the same call.
+func (l *Ledger) Caller(tid int, wanted netip.AddrPort) (*Connection, error) {
+	seen, err := l.look(tid)
+	if err != nil {
+		return nil, err
+	}
+	return &Connection{Process: seen.outer, Wanted: wanted, ledger: l, seen: seen}, nil
+}
+
 func (l *Ledger) book(number uint64, seen *snapshot, wanted, local netip.AddrPort) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
