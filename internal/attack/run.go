@@ -35,6 +35,7 @@ type runner struct {
 	cases   map[string]Case
 	current string
 	stderr  bytes.Buffer
+	ran     func(name string, inside bool) // may be nil
 	mode    policy.Mode
 }
 
@@ -266,6 +267,9 @@ func (r *runner) ended(s *side, l line) {
 	}
 	s.finished = true
 	s.took = time.Since(r.windows[len(r.windows)-1].start)
+	if r.ran != nil {
+		r.ran(l.Case, r.spec.Inside)
+	}
 }
 
 // answer does outside what a case asks for, and tells it through its FIFO.

@@ -17,8 +17,9 @@ type Options struct {
 	Only  []string // names of cases; empty: all of them
 	Races int      // how often a race is run; 0: DefaultRaces
 
-	// Told, if set, gets each result as soon as it is known.
-	Told func(Result)
+	// Ran, if set, is told of each case that has ended, inside a sandbox or as
+	// its own control.
+	Ran func(name string, inside bool)
 
 	// Mode is the network enforcement mode of every sandbox of the suite; unset:
 	// the one that run would take.
@@ -191,7 +192,7 @@ func (s *suite) side(ctx context.Context, inside bool, group string, cases []Cas
 	sc.spec.Races = s.o.Races
 	off, extra := s.shape(sc, group)
 	r := sc.newRunner(cases)
-	r.mode = s.o.Mode
+	r.mode, r.ran = s.o.Mode, s.o.Ran
 	return r.run(ctx, off, extra...), nil
 }
 

@@ -1,7 +1,11 @@
 package cli
 
 import (
+	"fmt"
+	"io"
+
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"sallyport/internal/attack"
 )
@@ -27,7 +31,13 @@ func newAttack(s Streams) *cobra.Command {
 			if o.Mode, err = parseMode(mode); err != nil {
 				return err
 			}
+			if term.IsTerminal(int(s.Err.Fd())) {
+				o.Ran = attackProgress(s.Err)
+			}
 			r, err := attack.Run(cmd.Context(), o)
+			if o.Ran != nil {
+				fmt.Fprint(s.Err, "\r\x1b[K")
+			}
 			if err != nil {
 				return err
 			}
@@ -51,4 +61,17 @@ func newAttack(s Streams) *cobra.Command {
 	cmd.RegisterFlagCompletionFunc("mode", completeMode)
 	cmd.Flags().IntVar(&o.Races, "races", 0, "how often a race is run, `N`; default 100,000")
 	return cmd
+}
+
+// attackProgress keeps one line of a terminal up to date.
+func attackProgress(w io.Writer) func(name string, inside bool) {
+	n := 0
+	return func(name string, inside bool) {
+		where := "unsandboxed"
+		if inside {
+			where = "in the sandbox"
+		}
+		n++
+		fmt.Fprintf(w, "\r\x1b[K%sattack: %d tried, last %s %s", prefix, n, name, where)
+	}
 }
