@@ -69,6 +69,7 @@ var edges = []struct{ from, to, why string }{
 	{"internal/egress/l7/jsonrpc", "internal/egress/l7/jsonval", "a body that is JSON is read by the one exact reader"},
 	{"internal/egress/l7/mcp", "internal/egress/l7/jsonrpc", "MCP's messages are JSON-RPC messages"},
 	{"internal/egress/l7/mcp", "internal/egress/l7/jsonval", "a body that is JSON is read by the one exact reader"},
+	{"internal/egress/proxy", "internal/egress/middleware", "takes what the rules allow through what the policy puts behind them"},
 	{"internal/pod", "internal/supervisor", "a pod's entry point starts the supervisor in its own process"},
 	{"test/...", "test/...", "a harness and its parts"},
 	{"test/kubernetes/...", "deploy/image/oci", "test images are written like the real ones"},
