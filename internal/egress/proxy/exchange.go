@@ -143,6 +143,10 @@ func (x *session) exchange(r *request, v *verdict, rd *bufio.Reader) (keep bool,
 	if way := x.local[v.host]; way != nil {
 		return x.exchangeLocally(r, v, way), nil
 	}
+	if v.read {
+		asked := x.asking(v, r.about, func() { x.live.close(endPolicy) })
+		defer x.live.answered(asked)
+	}
 	for fresh := false; ; fresh = true {
 		up, no := x.upstreamFor(r, v, fresh)
 		if no == nil && !fresh {
@@ -192,7 +196,11 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 	x.requested(r, &up.verdict, remote(up.conn), resp.StatusCode)
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		<-sent
-		return false, x.switched(up, resp, rd), nil
+		after, no := x.switched(r, up, resp, rd)
+		if no != nil {
+			up.Close()
+		}
+		return false, after, no
 	}
 	whole := false
 	select {

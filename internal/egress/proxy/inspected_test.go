@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -78,6 +79,37 @@ func (w *world) secureWeb(h2 bool, h http.HandlerFunc, host string) {
 	w.secureServer(cfg, &http.Server{Handler: h, ErrorLog: quiet()}, name, port)
 }
 
+// secureRaw is a TLS server that handles each connection by hand.
+func (w *world) secureRaw(host string, handle func(net.Conn, *bufio.Reader), protocols ...string) *net.TCPListener {
+	w.t.Helper()
+	name, port, _ := strings.Cut(host, ":")
+	cfg, err := public().Server(name, len(protocols) > 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	l := listen(w.t)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				t := tls.Server(c, cfg)
+				if t.Handshake() == nil {
+					handle(t, bufio.NewReader(t))
+					t.Close()
+				}
+			})
+		}
+	})
+	w.t.Cleanup(func() { w.end(); w.server.Close(); l.Close(); wg.Wait() })
+	w.place(l.Addr().String(), name, port)
+	return l
+}
+
 func (w *world) secureServer(cfg *tls.Config, s *http.Server, name, port string) {
 	l := listen(w.t)
 	s.TLSConfig = cfg
@@ -117,12 +149,10 @@ func (w *world) listener() string {
 // client is an HTTP client behind the proxy that trusts own only.
 func (w *world) client(own *inspect.Authority, h2 bool) *http.Client {
 	w.t.Helper()
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(own.PEM())
 	at := w.listener()
 	tr := &http.Transport{
 		Proxy:             func(*http.Request) (*url.URL, error) { return url.Parse("http://" + at) },
-		TLSClientConfig:   &tls.Config{RootCAs: roots},
+		TLSClientConfig:   &tls.Config{RootCAs: trusting(own)},
 		ForceAttemptHTTP2: h2, DisableCompression: true,
 	}
 	if !h2 {
@@ -199,17 +229,20 @@ func b2i(b bool) int {
 	return 0
 }
 
-// tunnel opens a tunnel and makes TLS in it.
+// trusting holds one authority.
+func trusting(a *inspect.Authority) *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AppendCertsFromPEM(a.PEM())
+	return p
+}
+
+// tunnelTLS opens a tunnel and makes TLS in it.
 func (w *world) tunnelTLS(own *inspect.Authority, target, name string, protocols ...string) *tls.Conn {
 	w.t.Helper()
 	c := w.connect(target)
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(own.PEM())
-	t := tls.Client(c.TCPConn, &tls.Config{RootCAs: roots, ServerName: name, NextProtos: protocols})
+	t := tls.Client(c.TCPConn, &tls.Config{RootCAs: trusting(own), ServerName: name, NextProtos: protocols})
 	if err := t.Handshake(); err != nil {
 		w.t.Fatalf("TLS with %s in a tunnel to %s: %v", name, target, err)
 	}
 	return t
 }
-
-var _ net.Conn = (*inner)(nil)

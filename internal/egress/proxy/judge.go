@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -27,19 +28,37 @@ func (x *session) judge(r *request) (verdict, *denial) {
 			return v, no
 		}
 	}
-	d, err := x.askAbout(v, q, about)
+	d, no := x.rule(&v, about)
+	if no == nil && !found {
+		no = &denial{code: policyDenied, detail: "no endpoint has the path", reason: "no_endpoint_for_path", decision: d}
+	}
+	if no != nil {
+		return v, no
+	}
+	if r.upgrade {
+		if err := r.offer(); err != nil {
+			return v, &denial{code: badRequestCode, detail: err.Error(), decision: d}
+		}
+	}
+	r.about = about
+	stripOverrides(r.Header)
+	return v, nil
+}
+
+// rule asks the rules about a request and puts the answer into the verdict.
+func (x *session) rule(v *verdict, about policy.Request) (Decision, *denial) {
+	d, err := x.askAbout(*v, Query{v.host, v.port, x.process}, about)
 	d.HostService, d.AllowedIPs = v.HostService, v.AllowedIPs
 	v.Decision = d
 	switch {
 	case err != nil:
-		return v, &denial{code: policyDenied, detail: "the policy gave no decision", reason: "policy_error", cause: err, decision: d}
+		return d, &denial{code: policyDenied, detail: "the policy gave no decision", reason: "policy_error", cause: err, decision: d}
 	case !d.Allow:
-		return v, &denial{code: policyDenied, detail: d.Detail, reason: d.Reason, decision: d, missing: d.Missing.rule()}
-	case !found:
-		return v, &denial{code: policyDenied, detail: "no endpoint has the path", reason: "no_endpoint_for_path", decision: d}
+		return d, &denial{code: policyDenied, detail: d.Detail, reason: d.Reason, decision: d, missing: d.Missing.rule()}
+	case d.Endpoint == nil:
+		return d, &denial{code: policyDenied, detail: "the policy gave no decision", reason: "policy_error", cause: errors.New("bug: allowed by no endpoint"), decision: d}
 	}
-	stripOverrides(r.Header)
-	return v, nil
+	return d, nil
 }
 
 func (x *session) owner(v verdict, q Query, r *request) (e *policy.Endpoint, ok bool) {

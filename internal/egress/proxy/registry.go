@@ -1,10 +1,14 @@
 package proxy
 
 import (
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"sallyport/internal/policy"
 )
 
 // registry knows the connections that are open.
@@ -36,7 +40,8 @@ type live struct {
 
 	mu       sync.Mutex
 	upstream *net.TCPConn
-	end      string // why it was closed from outside
+	asked    map[*asking]struct{} // requests that run
+	end      string               // why it was closed from outside
 
 	seen  int64 // of moved; the sweeper's
 	quiet time.Duration
@@ -62,6 +67,35 @@ func (l *live) detach() {
 	defer l.mu.Unlock()
 	l.upstream = nil
 	l.query.Store(nil)
+}
+
+// asking is a request that was allowed and runs.
+type asking struct {
+	q   Query
+	r   policy.Request
+	end func() // when it is allowed no longer
+}
+
+// ask notes a request that runs, until it is answered.
+func (l *live) ask(a *asking) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.asked == nil {
+		l.asked = map[*asking]struct{}{}
+	}
+	l.asked[a] = struct{}{}
+}
+
+func (l *live) answered(a *asking) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.asked, a)
+}
+
+func (l *live) running() []*asking {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.asked))
 }
 
 // close ends the connection from outside; it is false if that was done before.

@@ -12,6 +12,8 @@ import (
 
 	"sallyport/internal/egress/address"
 	l7 "sallyport/internal/egress/l7/http"
+	"sallyport/internal/egress/l7/websocket"
+	"sallyport/internal/policy"
 )
 
 // target is what is known of the destination beside the request itself.
@@ -29,11 +31,13 @@ type request struct {
 	*http.Request
 	intent
 	target  l7.Target
-	sent    string          // the target as it goes out, if that differs: with secrets in it
-	upgrade bool            // to a websocket
-	keep    bool            // the client wants to go on after the answer
-	held    int64           // bytes of its body that are in memory
-	wait    func(time.Time) // sets a deadline for its body
+	sent    string           // the target as it goes out, if that differs: with secrets in it
+	upgrade bool             // to a websocket
+	keep    bool             // the client wants to go on after the answer
+	held    int64            // bytes of its body that are in memory
+	about   policy.Request   // what rules were asked, if they were
+	asks    *websocket.Offer // of an upgrade whose messages are judged
+	wait    func(time.Time)  // sets a deadline for its body
 }
 
 // read reads the request whose head is b, the next bytes in br.

@@ -157,22 +157,30 @@ func (x *session) sendBody(r *request, up *upstream) error {
 	return err
 }
 
-// switched goes on with a websocket as with any tunnel. The answer's head has
-// been read and is still to be written.
-func (x *session) switched(up *upstream, resp *http.Response, rd *bufio.Reader) (after func()) {
-	var b bytes.Buffer
-	statusLine(&b, resp.StatusCode)
-	resp.Header.WriteSubset(&b, exclude(resp.Header))
-	b.WriteString("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-	b.Write(buffered(up.br, 0))
+// switched goes on with a websocket. The answer's head has been read and is
+// still to be written.
+func (x *session) switched(r *request, up *upstream, resp *http.Response, rd *bufio.Reader) (after func(), no *denial) {
+	if up.verdict.read {
+		return x.judgedTalk(r, up, resp, rd)
+	}
+	head := append(upgraded(resp), buffered(up.br, 0)...)
 	early := buffered(rd, 0)
 	return func() {
-		if _, err := x.wire.Write(b.Bytes()); err != nil {
+		if _, err := x.wire.Write(head); err != nil {
 			up.Close()
 			return
 		}
 		x.tunnel(up.verdict, up.conn, early, false)
-	}
+	}, nil
+}
+
+// upgraded is the head of an answer to an upgrade.
+func upgraded(resp *http.Response) []byte {
+	var b bytes.Buffer
+	statusLine(&b, resp.StatusCode)
+	resp.Header.WriteSubset(&b, exclude(resp.Header))
+	b.WriteString("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	return b.Bytes()
 }
 
 // answerLocally gets an answer from this process. The agent's own credentials

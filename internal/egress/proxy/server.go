@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"sallyport/internal/egress/identity"
+	"sallyport/internal/egress/l7/websocket"
 	"sallyport/internal/event"
+	"sallyport/internal/policy"
 )
 
 // Server carries the connections of one sandbox. It is safe for concurrent use.
@@ -35,6 +37,7 @@ type Server struct {
 	requests    chan struct{} // a token for each connection that carries plain HTTP
 	inspections chan struct{} // and for each that carries HTTP in TLS that ends here
 	held        atomic.Int64  // bytes of bodies
+	messages    *websocket.Budget
 	pipes       pipes
 	pool        pool
 	readers     sync.Pool // of *bufio.Reader that hold a head
@@ -58,6 +61,7 @@ func New(o Options) (*Server, error) {
 		requests: make(chan struct{}, limits.Requests), inspections: make(chan struct{}, limits.Inspected),
 	}
 	s.readers.New = func() any { return bufio.NewReaderSize(nil, limits.RequestHead+1) }
+	s.messages = websocket.NewBudget(messageBudget)
 	s.pool.init(limits)
 	s.streams.init(limits)
 	if s.dialer == nil {
@@ -83,16 +87,34 @@ func (s *Server) SetDecider(d Decider) {
 }
 
 // CloseDisallowed closes every tunnel and running request for whose query still
-// is false, and returns their number. Call it after SetDecider: a connection
-// that was decided before and is established after is decided again.
+// is false, and every request that the decider in force would not allow, and
+// returns their number. Call it after SetDecider: a connection that was decided
+// before and is established after is decided again.
 func (s *Server) CloseDisallowed(still func(Query) bool) int {
 	n := 0
+	by := *s.decider.Load()
 	for _, l := range s.conns.all() {
 		if q := l.query.Load(); q != nil && !still(*q) && l.close(endPolicy) {
 			n++
+			continue
+		}
+		for _, a := range l.running() {
+			if !still(a.q) || !s.allows(by, a) {
+				a.end()
+				n++
+			}
 		}
 	}
 	return n
+}
+
+// allows tells whether a decider allows a request that runs; for a websocket it
+// is the upgrade.
+func (s *Server) allows(by Decider, a *asking) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	d, err := by.DecideRequest(ctx, a.q, a.r)
+	return err == nil && d.Allow
 }
 
 // Close ends every connection and gives up what the Server holds. Connections
@@ -155,6 +177,13 @@ func (x *session) survive() {
 		x.live.close(endBug)
 		x.panicked(p, debug.Stack())
 	}
+}
+
+// asking notes that a request runs; end is called when it is allowed no longer.
+func (x *session) asking(v *verdict, r policy.Request, end func()) *asking {
+	a := &asking{q: Query{v.host, v.port, x.process}, r: r, end: end}
+	x.live.ask(a)
+	return a
 }
 
 func (x *session) emit(e event.Event) {

@@ -163,6 +163,13 @@ func (x *session) stream(w http.ResponseWriter, req *http.Request) {
 		x.refuseStream(w, r.intent, no)
 		return
 	}
+	ctx, cancel := context.WithCancel(req.Context())
+	defer cancel()
+	r.Request = req.WithContext(ctx)
+	if v.read {
+		asked := x.asking(&v, r.about, cancel)
+		defer x.live.answered(asked)
+	}
 	var resp *http.Response
 	if way := x.local[v.host]; way != nil {
 		resp, no = x.answerLocally(r, &v, way)

@@ -66,7 +66,11 @@ func (x *session) tunnel(v verdict, up *net.TCPConn, early []byte, guard bool) {
 }
 
 func (v verdict) event() event.Verdict {
-	return event.Verdict{Disposition: event.Allowed, Policy: v.Policy, Generation: v.Generation, Rule: v.Rule, Line: v.Line}
+	e := event.Verdict{Disposition: event.Allowed, Policy: v.Policy, Generation: v.Generation, Rule: v.Rule, Line: v.Line}
+	if v.Audited {
+		e.Disposition, e.Reason, e.Detail = event.Logged, v.Reason, v.Detail
+	}
+	return e
 }
 
 // outward moves what the client sends.

@@ -1,0 +1,188 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"sallyport/internal/egress/l7/graphql"
+	"sallyport/internal/egress/l7/websocket"
+	"sallyport/internal/event"
+	"sallyport/internal/policy"
+)
+
+// offer reads the websocket handshake of a request that is to be upgraded, and
+// leaves of it what is understood.
+func (r *request) offer() error {
+	o, err := websocket.ReadOffer(r.Header)
+	if err != nil {
+		return bad("%v", err)
+	}
+	for k := range r.Header {
+		if strings.HasPrefix(k, "Sec-Websocket-") {
+			delete(r.Header, k)
+		}
+	}
+	for k, v := range o.Header() {
+		r.Header[k] = v
+	}
+	r.asks = &o
+	return nil
+}
+
+// talk is a websocket whose messages are judged.
+type talk struct {
+	*session
+	r       *request
+	v       verdict
+	grammar string // subprotocol of GraphQL, if rules are about operations
+}
+
+// talksGraphQL tells whether rules of an endpoint are about GraphQL operations.
+func talksGraphQL(e *policy.Endpoint) bool {
+	about := func(m policy.Match) bool { return m.OperationType != "" || m.OperationName != "" || len(m.Fields) > 0 }
+	for _, a := range e.Rules {
+		if about(a.Allow) {
+			return true
+		}
+	}
+	for _, m := range e.DenyRules {
+		if about(m) {
+			return true
+		}
+	}
+	return false
+}
+
+// judgedTalk goes on with a websocket whose messages are judged. The answer's
+// head has been read and is still to be written.
+func (x *session) judgedTalk(r *request, up *upstream, resp *http.Response, rd *bufio.Reader) (after func(), no *denial) {
+	agreed, err := r.asks.Accept(resp.Header)
+	if err != nil {
+		return nil, broken(&up.verdict, err)
+	}
+	t := &talk{session: x, r: r, v: up.verdict}
+	if talksGraphQL(up.verdict.Endpoint) {
+		t.grammar = agreed.Protocol
+		if !graphql.Subprotocol(t.grammar) {
+			return nil, &denial{code: policyDenied, reason: "subprotocol_not_read", decision: up.verdict.Decision,
+				detail: fmt.Sprintf("rules about GraphQL need a subprotocol that is read, and the server chose %.40q", agreed.Protocol)}
+		}
+	}
+	for k := range resp.Header {
+		if strings.HasPrefix(k, "Sec-Websocket-") {
+			delete(resp.Header, k)
+		}
+	}
+	for k, v := range agreed.Header() {
+		resp.Header[k] = v
+	}
+	head := upgraded(resp)
+	client := halfRead(x, bytes.NewReader(buffered(rd, 0)), x.wire)
+	server := halfRead(x, bytes.NewReader(buffered(up.br, 0)), up.wire)
+	return func() {
+		if _, err := x.wire.Write(head); err != nil {
+			up.Close()
+			return
+		}
+		t.relay(client, server, agreed.Deflate)
+	}, nil
+}
+
+func (t *talk) relay(client, server io.ReadWriteCloser, deflate bool) {
+	ctx, cancel := context.WithCancelCause(t.ctx)
+	defer cancel(nil)
+	asked := t.asking(&t.v, t.r.about, func() {
+		cancel(&websocket.CloseError{Code: websocket.Restart, Reason: "the policy has changed and does not allow this any more"})
+	})
+	defer t.live.answered(asked)
+	e := t.v.Endpoint
+	stats, err := websocket.Relay(ctx, client, server, websocket.Options{
+		Deflate: deflate, Binary: e.Access == "full", Judge: t.judge, Budget: t.messages,
+	})
+	end := t.v.event()
+	var closed *websocket.CloseError
+	switch {
+	case errors.As(err, &closed):
+		end.Reason, end.Detail = fmt.Sprintf("websocket_%d", closed.Code), closed.Reason
+	case t.live.endedBy() != "":
+		end.Reason = t.live.endedBy()
+	}
+	where := event.Where{Host: t.v.host, Port: t.v.port}
+	t.emit(event.Ended(t.who, where, end, stats.Server.Bytes, stats.Client.Bytes, t.now().Sub(t.live.started)))
+}
+
+// request is a text message as rules see it.
+func (t *talk) request() policy.Request {
+	return policy.Request{Method: policy.MethodText, Path: t.r.target.Path, Query: t.r.target.Query}
+}
+
+// judge decides about one text message, by the policy that is in force now.
+func (t *talk) judge(text []byte) ([]byte, error) {
+	q := t.request()
+	v := t.v
+	v.by = t.decider.Load()
+	judged := true
+	if t.grammar != "" {
+		var err error
+		if q.Operations, err = graphql.ReadMessage(t.grammar, text, graphql.Options{MaxBody: v.Endpoint.L7.GraphQLMaxBody}); err != nil {
+			return nil, t.deny(understood(err), v.Decision)
+		}
+		judged = len(q.Operations) > 0 // else it runs nothing
+	}
+	if judged {
+		d, no := t.rule(&v, q)
+		if no != nil {
+			return nil, t.deny(no, d)
+		}
+		if d.Audited {
+			t.emit(event.Request(t.intent().http(0), t.who, event.Where{Host: v.host, Port: v.port}, v.event()))
+		}
+	}
+	if t.secrets == nil {
+		return text, nil
+	}
+	text, err := t.secrets.Message(t.ctx, v.Endpoint, v.host, v.port, t.r.asURL(), true, text)
+	if err != nil {
+		return nil, t.deny(refusedSecret(&v, err), v.Decision)
+	}
+	return text, nil
+}
+
+func (t *talk) intent() intent {
+	in := t.r.intent
+	in.method = policy.MethodText
+	return in
+}
+
+// deny makes the event and gives the words with which the connection ends.
+func (t *talk) deny(no *denial, d Decision) error {
+	no.decision = d
+	id := t.record(t.intent(), no)
+	code := websocket.Policy
+	if no.code == bodyTooLarge {
+		code = websocket.TooBig
+	}
+	reason := no.detail
+	if id != "" {
+		reason = id + ": " + reason
+	}
+	return &websocket.CloseError{Code: code, Reason: reason}
+}
+
+// halfRead is one side of an upgraded connection, with what was read of it
+// before.
+func halfRead(x *session, early *bytes.Reader, c io.ReadWriteCloser) io.ReadWriteCloser {
+	return &struct {
+		io.Reader
+		io.WriteCloser
+	}{counted{io.NopCloser(prefixed{early, c}), x}, c}
+}
+
+// messageBudget is how much of websocket messages that are not complete is held.
+const messageBudget = 64 << 20
