@@ -178,6 +178,7 @@ func (s *sandbox) newGate(ctx context.Context) *gate.Gate {
 		Thread:  s.space.thread(),
 		Members: s.members,
 		Now:     func() int64 { return time.Now().UnixNano() },
+		Limits:  gate.Limits{Twins: twins()},
 	}
 	if s.capture {
 		o.Datagram = func(fd int, closed func()) gate.Datagrams {
@@ -185,6 +186,16 @@ func (s *sandbox) newGate(ctx context.Context) *gate.Gate {
 		}
 	}
 	return gate.New(l, o)
+}
+
+// twins is how many sockets of the agent may be held here: half of our
+// descriptors, so that the proxy has the other half. 0 is the gate's default.
+func twins() int {
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil || own.Cur/2 > 8192 {
+		return 0
+	}
+	return max(1, int(own.Cur/2))
 }
 
 // mayBind says which loopback ports a server inside may take: those that the

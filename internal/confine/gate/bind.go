@@ -16,10 +16,12 @@ func (w *worker) bind() verdict {
 	if tw == nil {
 		return w.finished(inode, unix.EINVAL)
 	}
-	tw.mu.Lock()
+	if !w.lock(tw) {
+		return w.later("bind", unix.EAGAIN, (*worker).bind)
+	}
 	defer tw.mu.Unlock()
 	switch {
-	case tw.done, tw.busy:
+	case tw.done:
 		return fail(unix.EINVAL)
 	case tw.kind == kindDatagram:
 		return ok(0) // a resolver binds before it asks; nothing else comes of it
@@ -100,14 +102,14 @@ func (w *worker) listen() verdict {
 	if tw == nil {
 		return w.relisten(inode)
 	}
-	tw.mu.Lock()
+	if !w.lock(tw) {
+		return w.later("listen", unix.EAGAIN, (*worker).listen)
+	}
 	defer tw.mu.Unlock()
 	stream := tw.kind == kindStream4 || tw.kind == kindStream6
 	switch {
 	case tw.done:
 		return ok(0)
-	case tw.busy:
-		return fail(unix.EINVAL)
 	case stream && !tw.bound.IsValid():
 		return refuse(unix.EACCES, "listen", "a socket without an address would listen on every address of this host; bind it to loopback")
 	case tw.kind == kindUnix && !tw.file:

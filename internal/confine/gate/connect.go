@@ -15,13 +15,14 @@ func (w *worker) connect() verdict {
 	if tw == nil {
 		return w.finished(inode, unix.EISCONN)
 	}
-	tw.mu.Lock()
+	if !w.lock(tw) {
+		return w.later("connect", unix.EAGAIN, (*worker).connect)
+	}
 	defer tw.mu.Unlock()
-	switch {
-	case tw.done:
+	if tw.done {
 		return fail(unix.EISCONN)
-	case tw.busy:
-		return fail(unix.EALREADY)
+	}
+	switch {
 	case s.family == unix.AF_UNSPEC:
 		return ok(0) // dissolves an association; there is none yet
 	case tw.kind == kindDatagram:
@@ -57,8 +58,13 @@ func (w *worker) finished(inode uint64, known unix.Errno) verdict {
 
 // streamConnect is the hot path: judge, book, connect, let go.
 func (w *worker) streamConnect(tw *twin, inode uint64, s sockaddr) verdict {
-	if s.inet.Port() == 0 {
+	switch {
+	case s.inet.Port() == 0:
 		return fail(unix.EADDRNOTAVAIL)
+	case tw.under.IsValid():
+		return w.joinConnect(tw, inode, s)
+	case !w.g.rate.allow():
+		return verdict{errno: unix.EAGAIN, target: s.inet.String(), addr: s.inet, reason: "this sandbox tries too many connections a second"}
 	}
 	r := w.g.o.Route(w.n.TID, s.inet)
 	if r.Judge != nil {
@@ -69,23 +75,19 @@ func (w *worker) streamConnect(tw *twin, inode uint64, s sockaddr) verdict {
 
 // streamJudged connects where a decision that took its time leads to.
 func (w *worker) streamJudged(tw *twin, inode uint64, s sockaddr, judge func(func() bool) Route) verdict {
-	r := judge(func() bool { return w.g.l.Valid(w.n.ID) == nil })
-	if r.Errno == 0 && !r.Book {
-		return w.slowly(tw, inode, func(fd int) unix.Errno { return connectTo(tw.kind, fd, r.To) })
-	}
+	r := judge(w.waits)
 	tw.mu.Lock()
 	defer tw.mu.Unlock()
 	switch {
 	case tw.done:
 		return fail(unix.EISCONN)
-	case tw.busy:
-		return fail(unix.EALREADY)
+	case tw.under.IsValid():
+		return w.joinConnect(tw, inode, s)
 	}
 	return w.streamTo(tw, inode, s, r)
 }
 
-// streamTo connects to a place that does not keep anybody waiting: the proxy, or
-// a server inside.
+// streamTo connects, and waits elsewhere if that takes its time.
 func (w *worker) streamTo(tw *twin, inode uint64, s sockaddr, r Route) verdict {
 	if r.Errno != 0 {
 		return verdict{errno: r.Errno, target: s.inet.String(), addr: s.inet, reason: r.Reason}
@@ -96,12 +98,12 @@ func (w *worker) streamTo(tw *twin, inode uint64, s sockaddr, r Route) verdict {
 		if book, err = w.g.o.Ledger.Open(w.n.TID, s.inet); err != nil {
 			return verdict{errno: unix.EACCES, target: s.inet.String(), addr: s.inet, reason: err.Error()}
 		}
-		if w.g.l.Valid(w.n.ID) != nil {
+		if !w.waits() {
 			book(netip.AddrPort{}) // the number may be another thread's by now
 			return fail(unix.EINTR)
 		}
 	}
-	errno := connectTo(tw.kind, tw.fd, r.To)
+	errno, blocking := connectTo(tw, r.To)
 	if errno != 0 && errno != unix.EINPROGRESS {
 		book(netip.AddrPort{})
 		return fail(errno)
@@ -113,8 +115,63 @@ func (w *worker) streamTo(tw *twin, inode uint64, s sockaddr, r Route) verdict {
 		return fail(unix.ECONNABORTED)
 	}
 	book(local)
+	if errno == unix.EINPROGRESS && blocking {
+		tw.under, tw.to = s.inet, r.To
+		return w.awaitConnect(tw, inode)
+	}
 	w.finish("connect", inode, tw, errno)
 	return answered
+}
+
+// awaitConnect waits elsewhere for a connection that is under way. If too many
+// wait already, the connection goes on without: the next connect joins it.
+func (w *worker) awaitConnect(tw *twin, inode uint64) verdict {
+	end := patience(tw.fd)
+	return w.later("connect", unix.EAGAIN, func(w *worker) verdict {
+		for w.waits() {
+			if v, made := w.made(tw, inode); made {
+				return v
+			}
+			if over(end) {
+				return fail(unix.EINPROGRESS)
+			}
+		}
+		return fail(unix.EINTR)
+	})
+}
+
+// made looks for a slice whether a connection that is under way has ended.
+func (w *worker) made(tw *twin, inode uint64) (verdict, bool) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	switch {
+	case tw.done:
+		return fail(unix.EISCONN), true
+	case !tw.under.IsValid():
+		return fail(unix.ECONNABORTED), true // another caller has had the error
+	case !writable(tw.fd):
+		return verdict{}, false
+	}
+	errno, _ := connectTo(tw, tw.to)
+	switch errno {
+	case unix.EINPROGRESS:
+		return verdict{}, false
+	case 0:
+		w.finish("connect", inode, tw, 0)
+		return answered, true
+	}
+	tw.under = netip.AddrPort{}
+	return fail(errno), true
+}
+
+// joinConnect answers a connect of a socket whose connection is under way: the
+// caller was interrupted and asks again, or another thread asks too.
+func (w *worker) joinConnect(tw *twin, inode uint64, s sockaddr) verdict {
+	flags, err := unix.FcntlInt(uintptr(tw.fd), unix.F_GETFL, 0)
+	if err != nil || flags&unix.O_NONBLOCK != 0 || s.inet != tw.under {
+		return fail(unix.EALREADY)
+	}
+	return w.awaitConnect(tw, inode)
 }
 
 // finish lets go of the twin, while closing it is no more than dropping a
@@ -126,36 +183,36 @@ func (w *worker) finish(call string, inode uint64, tw *twin, errno unix.Errno) {
 	}
 }
 
-// connectTo connects the twin. A v6 socket reaches the loopback address of the
+// connectTo begins to connect the twin, or sees how far that is: EINPROGRESS says
+// that it takes its time. blocking is whether the agent wants to wait for it. A v6 socket reaches the loopback address of the
 // other family through its mapped form, for which the agent's IPV6_V6ONLY is
 // put aside.
-func connectTo(k kind, fd int, to netip.AddrPort) unix.Errno {
+func connectTo(tw *twin, to netip.AddrPort) (errno unix.Errno, blocking bool) {
 	var sa unix.Sockaddr
 	switch {
-	case k == kindStream4:
+	case tw.kind == kindStream4:
 		sa = &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
 	case to.Addr().Is4():
-		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
-			return errnoOf(err)
+		if err := unix.SetsockoptInt(tw.fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
+			return errnoOf(err), false
 		}
 		sa = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
 	default:
 		sa = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
 	}
-	for {
-		err := unix.Connect(fd, sa)
-		switch err {
-		case nil:
-			return 0
-		case unix.EINTR:
-			continue
-		case unix.EISCONN:
-			return 0
-		case unix.EALREADY:
-			return unix.EINPROGRESS
-		}
-		return errnoOf(err)
+	errno, blocking = unblocked(tw.fd, func() unix.Errno { return errnoOr0(unix.Connect(tw.fd, sa)) })
+	if errno == unix.EINPROGRESS && blocking {
+		// On loopback the handshake is over when the first call returns; the
+		// second one notices.
+		errno, _ = unblocked(tw.fd, func() unix.Errno { return errnoOr0(unix.Connect(tw.fd, sa)) })
 	}
+	switch errno {
+	case unix.EISCONN:
+		return 0, blocking
+	case unix.EALREADY:
+		return unix.EINPROGRESS, blocking
+	}
+	return errno, blocking
 }
 
 func localAddr(fd int) (netip.AddrPort, error) {

@@ -74,6 +74,7 @@ type Options struct {
 	Members   func() []int                         // process ids in the sandbox, for sweeping twins
 	Now       func() (unixNano int64)              // wall clock
 	Listen    func(a netip.AddrPort, inode uint64) // told of servers inside the sandbox; may be nil
+	Limits    Limits
 
 	// Thread runs a func on an operating system thread that nothing else uses and
 	// that ends with it. Calls are answered there, so the sockets that the agent
@@ -81,9 +82,25 @@ type Options struct {
 	Thread func(func()) error
 }
 
-// workers is how many threads take calls. Two are enough for the cores of a
-// laptop to overlap a connect with the next notification; a call that can wait
-// for somebody else is given a goroutine of its own.
+// Limits bound what one sandbox can ask of the gate. What goes beyond is refused
+// and told. 0 takes the default.
+type Limits struct {
+	Pending  int // calls that wait for somebody else; 64
+	Twins    int // sockets that are neither connected nor listening; 8192
+	Connects int // TCP connects that are tried in one second; 20000
+}
+
+func (l Limits) withDefaults() Limits {
+	for field, def := range map[*int]int{&l.Pending: 64, &l.Twins: 8192, &l.Connects: 20000} {
+		if *field <= 0 {
+			*field = def
+		}
+	}
+	return l
+}
+
+// workers is how many threads take calls. One does not wait, so it is enough: a
+// second one would be woken by every call, for nothing.
 const workers = 1
 
 // Gate answers the calls of one sandbox.
@@ -94,6 +111,7 @@ type Gate struct {
 	sweeper sweeper
 	unix    unixPolicy
 	slots   chan struct{} // bounds the calls that wait for somebody else
+	rate    rate
 	calls   atomic.Uint64
 	panics  atomic.Uint64
 	workers sync.WaitGroup
@@ -101,8 +119,9 @@ type Gate struct {
 
 // New makes a gate. It takes ownership of l.
 func New(l *notify.Listener, o Options) *Gate {
-	g := &Gate{o: o, l: l, slots: make(chan struct{}, 64)}
-	g.table.init()
+	o.Limits = o.Limits.withDefaults()
+	g := &Gate{o: o, l: l, slots: make(chan struct{}, o.Limits.Pending), rate: rate{most: o.Limits.Connects, now: o.Now}}
+	g.table.init(o.Limits.Twins)
 	g.sweeper = sweeper{table: &g.table, members: o.Members, quit: make(chan struct{})}
 	g.unix = unixPolicy{granted: o.Unix, writable: o.Writable, own: map[fileID]struct{}{}}
 	return g
@@ -162,9 +181,10 @@ func (g *Gate) work() error {
 
 // worker holds what one call needs, so that the hot path does not allocate.
 type worker struct {
-	g   *Gate
-	n   notify.Notification
-	buf []byte
+	g       *Gate
+	n       notify.Notification
+	buf     []byte
+	patient bool // has one call to itself, and may wait
 }
 
 // verdict is the answer to a call. A handler that has answered by itself, or
@@ -228,8 +248,8 @@ func (w *worker) guarded(h handler) (v verdict) {
 	return h.do(w)
 }
 
-// reply sends the verdict. It reports whether the caller took it: one that died
-// or was interrupted did not.
+// reply tells of a refusal and sends the verdict. It reports whether the caller
+// took it: one that died or was interrupted did not.
 func (w *worker) reply(call string, v verdict) bool {
 	if v.done {
 		return true
@@ -238,26 +258,19 @@ func (w *worker) reply(call string, v verdict) bool {
 		return w.g.l.Continue(w.n.ID) == nil
 	}
 	if v.reason != "" && w.g.o.Denied != nil {
-		w.g.o.Denied(Denial{Call: call, TID: w.n.TID, Target: v.target, Addr: v.addr, Errno: v.errno, Reason: v.reason})
+		w.tell(Denial{Call: call, TID: w.n.TID, Target: v.target, Addr: v.addr, Errno: v.errno, Reason: v.reason})
 	}
 	return w.g.l.Respond(w.n.ID, v.val, v.errno) == nil
 }
 
-// later hands a call that may wait for somebody else to a goroutine, so that no
-// other caller waits with it. When too many wait already, the call is refused
-// with full.
-func (w *worker) later(call string, full unix.Errno, do func(*worker) verdict) verdict {
-	select {
-	case w.g.slots <- struct{}{}:
-	default:
-		return refuse(full, "", "too many calls are waiting")
-	}
-	own := &worker{g: w.g, n: w.n}
-	w.g.workers.Go(func() {
-		defer func() { <-w.g.slots }()
-		own.reply(call, own.guarded(handler{call, do}))
-	})
-	return answered
+// tell survives a panic of who is told: the call is refused all the same.
+func (w *worker) tell(d Denial) {
+	defer func() {
+		if recover() != nil {
+			w.g.panics.Add(1)
+		}
+	}()
+	w.g.o.Denied(d)
 }
 
 // memory copies the caller's memory at addr into b.

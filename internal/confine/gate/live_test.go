@@ -73,11 +73,13 @@ type box struct {
 	unix   []string
 	mu     sync.Mutex
 	denied []gate.Denial
-	dns    func(q []byte) []byte
+	limits gate.Limits
+	now    func() int64
+	gate   *gate.Gate // the last one
 }
 
 func newBox(t testing.TB) *box {
-	b := &box{ledger: &book{wanted: map[netip.AddrPort]netip.AddrPort{}}, dir: t.TempDir()}
+	b := &box{ledger: &book{wanted: map[netip.AddrPort]netip.AddrPort{}}, dir: t.TempDir(), now: func() int64 { return time.Now().UnixNano() }}
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -107,6 +109,32 @@ func (b *box) echo(c net.Conn) {
 	fmt.Fprintf(c, "wanted %v\n", b.ledger.wanted[from])
 }
 
+// ownLoopback is where servers inside the box listen.
+var ownLoopback = netip.MustParseAddr("127.77.1.2")
+
+func (b *box) route(_ int, wanted netip.AddrPort) gate.Route {
+	switch {
+	case wanted.Port() == 9:
+		return gate.Route{Errno: unix.EACCES, Reason: "port 9 is refused"}
+	case wanted.Port() == 13:
+		panic("port 13 brings bad luck")
+	case wanted.Addr() == ownLoopback:
+		return gate.Route{To: wanted}
+	}
+	return gate.Route{To: b.proxy, Book: true}
+}
+
+// reasons are those of the denials so far.
+func (b *box) reasons() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []string
+	for _, d := range b.denied {
+		out = append(out, d.Reason)
+	}
+	return out
+}
+
 func (b *box) run(t testing.TB, argv ...string) (out string, status int) {
 	t.Helper()
 	path, err := exec.LookPath(argv[0])
@@ -131,19 +159,14 @@ func (b *box) run(t testing.TB, argv ...string) (out string, status int) {
 	l := notify.New(p.Listener)
 	l.SetSyncWakeUp()
 	g := gate.New(l, gate.Options{
-		Route: func(_ int, wanted netip.AddrPort) gate.Route {
-			if wanted.Port() == 9 {
-				return gate.Route{Errno: unix.EACCES, Reason: "port 9 is refused"}
-			}
-			return gate.Route{To: b.proxy, Book: true}
-		},
-		Ledger: b.ledger, Unix: b.unix, Writable: []string{b.dir},
-		Loopback: [2]netip.Addr{netip.MustParseAddr("127.77.1.2"), netip.MustParseAddr("127.77.1.3")}, Published: func(p uint16) bool { return false },
-		BindPort: func(p uint16) bool { return p == 0 },
+		Route: b.route, Ledger: b.ledger, Unix: b.unix, Writable: []string{b.dir}, Limits: b.limits,
+		Loopback: [2]netip.Addr{ownLoopback, netip.MustParseAddr("127.77.1.3")}, Published: func(p uint16) bool { return false },
+		BindPort: func(p uint16) bool { return p == 0 || p >= 32768 },
 		Denied:   func(d gate.Denial) { b.mu.Lock(); b.denied = append(b.denied, d); b.mu.Unlock() },
 		Members:  func() []int { m, _ := procfs.Descendants(os.Getpid()); return m },
-		Now:      func() int64 { return time.Now().UnixNano() },
+		Now:      b.now,
 	})
+	b.gate = g
 	done := make(chan error, 1)
 	go func() { done <- g.Run() }()
 	raw, _ := io.ReadAll(r)

@@ -21,7 +21,9 @@ func (w *worker) sendto() verdict {
 	if tw == nil {
 		return w.finished(inode, unix.EISCONN)
 	}
-	tw.mu.Lock()
+	if !w.lock(tw) {
+		return w.later("sendto", unix.EAGAIN, (*worker).sendto)
+	}
 	defer tw.mu.Unlock()
 	switch {
 	case tw.kind == kindDatagram:

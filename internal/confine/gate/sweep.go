@@ -78,8 +78,10 @@ func (s *sweeper) sweep() {
 		}
 	}
 	for inode, tw := range old {
-		if !held[inode] {
-			s.table.dropTwin(inode, tw)
+		// One that a call has locked is left for the next time.
+		if !held[inode] && tw.mu.TryLock() {
+			s.table.dropLocked(inode, tw)
+			tw.mu.Unlock()
 		}
 	}
 	s.table.settled()

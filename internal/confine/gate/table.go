@@ -26,21 +26,18 @@ type twin struct {
 	fd    int // owned; -1 for a stand-in that was given away
 	mu    sync.Mutex
 	bound netip.AddrPort // where bind put it
+	under netip.AddrPort // what is wanted by a connect that is under way,
+	to    netip.AddrPort // and where it leads
 	file  bool           // a pathname unix socket is bound
 	dgram Datagrams
-	busy  bool   // a connect that may take long is under way; mu is not held for it
 	asked []byte // of a stand-in: the name server that was asked last, a sockaddr
 	done  bool   // connected or listening: fd is closed
 	inode atomic.Uint64
 	given atomic.Bool // the agent has its end; before that no sweep may drop it
 }
 
-// The caps of the tables. They bound the supervisor's descriptors and memory;
-// an agent that reaches them is told so with ENFILE.
-const (
-	maxTwins     = 8192
-	maxConnected = 16384
-)
+// maxConnected is how many finished sockets are remembered.
+const maxConnected = 16384
 
 // crowd is how many twins there must be before a sweep is worth it.
 const crowd = 256
@@ -52,6 +49,7 @@ type table struct {
 	mu    sync.Mutex
 	twins map[uint64]*twin
 	swept int // twins left after the last sweep
+	most  int // bounds the supervisor's descriptors and memory
 
 	// connected remembers sockets whose twin was let go, so that a second
 	// connect says EISCONN, and so that an answer lost to a signal can be given
@@ -68,7 +66,8 @@ type outcome struct {
 	heard bool
 }
 
-func (t *table) init() {
+func (t *table) init(most int) {
+	t.most = most
 	t.twins = map[uint64]*twin{}
 	t.connected = map[uint64]outcome{}
 	t.ring = make([]uint64, maxConnected)
@@ -86,7 +85,7 @@ func (t *table) add(inode uint64, tw *twin) (added, crowded bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	crowded = len(t.twins) >= crowd && len(t.twins) >= 2*t.swept
-	if len(t.twins) >= maxTwins {
+	if len(t.twins) >= t.most {
 		return false, true
 	}
 	delete(t.connected, inode) // an inode number comes back only as another socket
@@ -146,13 +145,18 @@ func (t *table) replay(inode uint64) (o outcome, known bool) {
 // dropTwin forgets a twin without an outcome, when its agent end was never made
 // or is gone.
 func (t *table) dropTwin(inode uint64, tw *twin) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	t.dropLocked(inode, tw)
+}
+
+// dropLocked is dropTwin for a caller who holds the twin's mu.
+func (t *table) dropLocked(inode uint64, tw *twin) {
 	t.mu.Lock()
 	if t.twins[inode] == tw {
 		delete(t.twins, inode)
 	}
 	t.mu.Unlock()
-	tw.mu.Lock()
-	defer tw.mu.Unlock()
 	tw.release()
 }
 

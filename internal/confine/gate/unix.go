@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -82,7 +83,34 @@ func (w *worker) unixConnect(tw *twin, inode uint64, s sockaddr) verdict {
 		return refuse(unix.EACCES, describe(s.path), "the policy does not list this socket under sockets.unix")
 	}
 	to := &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", fd)}
-	return w.slowly(tw, inode, func(fd int) unix.Errno { return errnoOr0(unix.Connect(fd, to)) })
+	for end := patience(tw.fd); w.waits(); {
+		if v, ended := w.unixTry(tw, inode, to); ended {
+			return v
+		}
+		if over(end) {
+			return fail(unix.EAGAIN)
+		}
+		time.Sleep(slice / 10) // the queue of a unix server cannot be polled
+	}
+	return fail(unix.EINTR)
+}
+
+// unixTry connects unless the server's queue is full and the agent wants to wait.
+func (w *worker) unixTry(tw *twin, inode uint64, to unix.Sockaddr) (v verdict, ended bool) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	if tw.done {
+		return fail(unix.EISCONN), true
+	}
+	errno, blocking := unblocked(tw.fd, func() unix.Errno { return errnoOr0(unix.Connect(tw.fd, to)) })
+	switch {
+	case errno == unix.EAGAIN && blocking:
+		return verdict{}, false
+	case errno != 0:
+		return fail(errno), true
+	}
+	w.finish("connect", inode, tw, 0)
+	return answered, true
 }
 
 // allows says whether the inode is granted. Granted paths are looked up anew:
