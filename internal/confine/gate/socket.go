@@ -77,14 +77,17 @@ func (w *worker) giveLater(tw *twin, inode uint64, flags int) verdict {
 	return v
 }
 
-// hand gives the caller its end of a twin that has been filed.
+// hand gives the caller its end of a twin that has been filed. A call on it that
+// comes at once waits until this one is done with the twin.
 func (w *worker) hand(tw *twin, inode uint64, flags int) verdict {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
 	cloexec := flags&unix.SOCK_CLOEXEC != 0
 	if tw.kind == kindDatagram {
 		return w.handStandIn(tw, inode, cloexec)
 	}
 	if _, err := w.g.l.AddFDSend(w.n.ID, tw.fd, cloexec); err != nil {
-		w.g.table.dropTwin(inode, tw)
+		w.g.table.dropLocked(inode, tw)
 		return fail(errnoOf(err)) // the caller is gone, or its table is full: EMFILE
 	}
 	tw.given.Store(true)
@@ -93,19 +96,17 @@ func (w *worker) hand(tw *twin, inode uint64, flags int) verdict {
 
 // handStandIn gives a stand-in one of its own numbers, or any, where none is
 // free or the caller's limit is lower. Then the agent's own end is the only one
-// left, so that its close is seen.
+// left, so that its close is seen. The caller holds mu.
 func (w *worker) handStandIn(tw *twin, inode uint64, cloexec bool) verdict {
 	at, ok := w.number()
 	ok = ok && w.g.l.AddFDAt(w.n.ID, tw.fd, at, cloexec) == nil
 	if !ok {
 		var err error
 		if at, err = w.g.l.AddFD(w.n.ID, tw.fd, cloexec); err != nil {
-			w.g.table.dropTwin(inode, tw)
+			w.g.table.dropLocked(inode, tw)
 			return fail(errnoOf(err))
 		}
 	}
-	tw.mu.Lock()
-	defer tw.mu.Unlock()
 	unix.Close(tw.fd)
 	tw.fd = -1
 	tw.given.Store(true)
