@@ -111,18 +111,30 @@ func ioctlValid(fd int, id uint64) unix.Errno {
 	}
 }
 
-// ioctlAddFD sleeps until the caller's thread has taken the descriptor. When a
-// signal interrupts it before that, the kernel has withdrawn the request.
+// ioctlAddFD sleeps until the caller's thread has taken the descriptor. Only the
+// end of this process can interrupt that: a signal to this thread would withdraw
+// the request, but with SECCOMP_ADDFD_FLAG_SEND the call counts as answered by
+// then, and the caller would return 0, which is another descriptor
+// (seccomp_notify_addfd in kernel/seccomp.c). So signals wait meanwhile.
+// The goroutine must be locked to its thread.
 func ioctlAddFD(fd int, a *addFD) (int, unix.Errno) {
-	for {
-		r, _, errno := syscall.Syscall(unix.SYS_IOCTL, uintptr(fd), reqAddFD, uintptr(unsafe.Pointer(a)))
-		if errno == 0 {
-			return int(r), 0
-		}
-		if errno != unix.EINTR {
-			return -1, errno
-		}
+	old, errno := setSignalMask(^uint64(0))
+	if errno != 0 {
+		return -1, errno
 	}
+	r, _, errno := syscall.Syscall(unix.SYS_IOCTL, uintptr(fd), reqAddFD, uintptr(unsafe.Pointer(a)))
+	setSignalMask(old)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(r), 0
+}
+
+// setSignalMask replaces the signals that this thread holds back, a bit for each.
+func setSignalMask(mask uint64) (old uint64, errno unix.Errno) {
+	_, _, errno = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK,
+		uintptr(unsafe.Pointer(&mask)), uintptr(unsafe.Pointer(&old)), unsafe.Sizeof(mask), 0, 0)
+	return old, errno
 }
 
 // ioctlSetFlags passes the flags by value, as the kernel wants them.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -144,6 +145,41 @@ func TestAddFD(t *testing.T) {
 				t.Errorf("descriptor %d has inode %d, flags %d, want %d, %d", newfd, ino, flags, want.Ino, tt.flags)
 			}
 		})
+	}
+}
+
+// Signals to the thread that hands over a descriptor must not make the caller
+// believe that it got descriptor 0: the kernel marks the call as answered before
+// the descriptor is there.
+func TestAddFDSendUnderSignals(t *testing.T) {
+	c, l := listen(t)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid, tid := os.Getpid(), unix.Gettid()
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				unix.Tgkill(pid, tid, unix.SIGURG) // the runtime's own, harmless
+			}
+		}
+	}()
+	defer func() { close(stop); <-done }()
+	for i := range 2000 {
+		c.tell(opCall, 0, 0)
+		n := next(t, l)
+		// One number again and again, so that the child's table does not fill up.
+		want, err := l.addFD(addFD{id: n.ID, flags: unix.SECCOMP_ADDFD_FLAG_SEND | unix.SECCOMP_ADDFD_FLAG_SETFD, newfd: 99}, 1, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if value, errno := c.reply(); value != 99 || errno != 0 || want != 99 {
+			t.Fatalf("round %d: caller saw %d, %v, we %d, want 99", i, int64(value), unix.Errno(errno), want)
+		}
 	}
 }
 
