@@ -37,7 +37,7 @@ func (p *publisher) open(a netip.AddrPort, in *netspace) error {
 	if p.ports[a] != nil || p.ended {
 		return nil
 	}
-	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a))
+	l, err := listenOnHost(a)
 	if err != nil {
 		return err
 	}
@@ -55,6 +55,18 @@ func (p *publisher) open(a netip.AddrPort, in *netspace) error {
 		}
 	})
 	return nil
+}
+
+// listenOnHost listens in the host's network. The gate's thread, which asks, is
+// in another; a goroutine that is not locked never runs there.
+func listenOnHost(a netip.AddrPort) (l *net.TCPListener, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a))
+	}()
+	<-done
+	return l, err
 }
 
 // relay joins a connection of the host with a new one inside; it ends with the
