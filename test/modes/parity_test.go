@@ -133,6 +133,12 @@ func TestParity(t *testing.T) {
 						if through, said := attempt(t, i, by, mode, everyWall&^a.by[mode].keep); through || strings.Contains(said, "refused:") {
 							t.Errorf("%v, %s: with nothing but %s: through = %v: %s", mode, by.name, a.by[mode].last, through, said)
 						}
+						if a.by[mode].keep == confine.WallPackets {
+							// It is the rules and nothing else about the namespace.
+							if through, said := attempt(t, i, by, mode, everyWall); !through {
+								t.Errorf("control: %v, %s without packet rules did not get through: %s", mode, by.name, said)
+							}
+						}
 					}
 				}
 			})
