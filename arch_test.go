@@ -99,6 +99,7 @@ var doors = []struct {
 	{"github.com/vishvananda/netlink", []string{"internal/kernel/netns", "tests"}},
 	{"github.com/google/nftables", []string{"internal/kernel/nft", "tests"}},
 	{"github.com/mdlayher/netlink", []string{"internal/kernel/nft", "tests"}},
+	{"github.com/zalando/go-keyring", []string{"internal/cli"}},
 	{"github.com/google/go-cmp", []string{"tests"}},
 	{"github.com/rogpeppe/go-internal", []string{"tests"}},
 	{"go.uber.org/goleak", []string{"tests"}},

@@ -27,13 +27,14 @@ the working directory and /tmp, and read the system's directories.`
 
 const runExample = `  sallyport run -- sh -c 'curl https://example.com'
   sallyport run --policy dev.yaml --env API_BASE=https://api.example.com -- claude
-  sallyport run --policy dev.yaml --events events.jsonl -- make test`
+  sallyport run --policy dev.yaml --events events.jsonl -- make test
+  sallyport run --policy dev.yaml --provider github=env:GH_TOKEN -- gh pr list`
 
 // runFlags are the flags of run as they were given.
 type runFlags struct {
-	policy, mode, workdir, upstreamCA, events string
-	env, resolve, upstreamCerts               []string
-	proxyPort                                 uint16
+	policy, config, mode, workdir, upstreamCA, events string
+	env, resolve, upstreamCerts, provider             []string
+	proxyPort                                         uint16
 }
 
 func newRun(s Streams) *cobra.Command {
@@ -55,6 +56,8 @@ func newRun(s Streams) *cobra.Command {
 	fl := cmd.Flags()
 	fl.SetInterspersed(false) // what follows the command belongs to it
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`; without it nothing outside can be reached")
+	fl.StringVar(&f.config, "config", "", "run configuration `FILE`: providers of credentials, and inference.local")
+	fl.StringArrayVar(&f.provider, "provider", nil, "let the program use a credential without having it, `NAME=SOURCE`, such as github=env:GH_TOKEN; may be repeated")
 	fl.StringVar(&f.mode, "mode", "", "network enforcement `MODE`: platform, namespace or userns; default: the policy's, else platform")
 	fl.StringVar(&f.workdir, "workdir", "", "the program's working directory `DIR`; default: this one")
 	fl.StringArrayVar(&f.env, "env", nil, "set a variable for the program, `NAME=VALUE`; may be repeated")
@@ -64,11 +67,12 @@ func newRun(s Streams) *cobra.Command {
 	fl.Uint16Var(&f.proxyPort, "proxy-port", 0, "`PORT` of the proxy on 127.0.0.1; default: 3128 where free, else any")
 	fl.StringVar(&f.events, "events", "", "append every event to this `FILE`, OCSF as JSON lines")
 	cmd.MarkFlagFilename("policy", "yaml", "yml")
+	cmd.MarkFlagFilename("config", "yaml", "yml")
 	cmd.MarkFlagFilename("upstream-ca", "pem", "crt")
 	cmd.MarkFlagFilename("events")
 	cmd.MarkFlagDirname("workdir")
 	cmd.RegisterFlagCompletionFunc("mode", completeMode)
-	for _, name := range []string{"env", "resolve", "upstream-cert", "proxy-port"} {
+	for _, name := range []string{"env", "resolve", "upstream-cert", "proxy-port", "provider"} {
 		cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -131,6 +135,9 @@ func (f runFlags) options(out io.Writer) (supervisor.Options, error) {
 		if o.Workdir, err = filepath.Abs(f.workdir); err != nil {
 			return o, fmt.Errorf("--workdir: %w", err)
 		}
+	}
+	if err := f.withConfig(&o); err != nil {
+		return o, err
 	}
 	if f.policy == "" {
 		sayf(out, "no --policy: the default policy, no network")

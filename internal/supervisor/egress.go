@@ -32,13 +32,20 @@ func (s *sandbox) buildEgress() error {
 		return err
 	}
 	s.natives = natives(s.policy)
-	s.proxy, err = proxy.New(proxy.Options{
+	local, err := s.localHosts()
+	if err != nil {
+		return err
+	}
+	o := proxy.Options{
 		Decider:   decider{s.engine, s.policy.Source},
 		Resolver:  newPins(&proxy.SystemResolver{Fixed: s.o.Resolve}, s.policy),
-		Inspector: s.ends,
-		Events:    s.emit, DenialID: s.session.DenialID, Self: s.proxyAddr,
-	})
-	if err != nil {
+		Inspector: s.ends, Local: local,
+		Events: s.emit, DenialID: s.session.DenialID, Self: s.proxyAddr,
+	}
+	if s.creds.injector != nil {
+		o.Secrets = s.creds.injector
+	}
+	if s.proxy, err = proxy.New(o); err != nil {
 		return err
 	}
 	s.trust, err = newTrust(s.ends.PEM(), s.roots)

@@ -11,7 +11,7 @@ import (
 
 // Features are what this build can enforce of the policy language.
 func Features() policy.Features {
-	return policy.Features{Inspect: true, WebSocket: true, PinRefresh: true, Direct: true, Publish: true}
+	return policy.Features{Inspect: true, WebSocket: true, Credentials: true, PinRefresh: true, Direct: true, Publish: true}
 }
 
 // Options say what to run and how. The zero value of each field is its
@@ -23,6 +23,9 @@ type Options struct {
 	Workdir string         // absolute, or empty for the current directory
 	Env     []string       // NAME=VALUE, added to what the agent inherits
 	Base    []string       // the caller's environment, from which a few variables are passed on
+
+	RunConfig *policy.RunConfig                             // providers and inference; nil: neither
+	Keyring   func(service, account string) ([]byte, error) // reads the operating system's keyring; nil: there is none
 
 	Resolve       map[string][]netip.Addr // names that are not looked up; their addresses are judged all the same
 	UpstreamCA    string                  // PEM file of further roots for servers

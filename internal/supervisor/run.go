@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -43,9 +44,11 @@ type sandbox struct {
 	ends        ends
 	roots       []byte // further ones for servers, PEM
 	trust       *trust
-	allowedIPs  []netip.Prefix // everything that any endpoint grants
-	running     chan struct{}  // closed once agent is set
-	ownLoopback [2]netip.Addr  // where servers inside the sandbox listen: IPv4 sockets, IPv6 sockets
+	creds       credentials
+	backends    *http.Transport // of inference.local; nil without
+	allowedIPs  []netip.Prefix  // everything that any endpoint grants
+	running     chan struct{}   // closed once agent is set
+	ownLoopback [2]netip.Addr   // where servers inside the sandbox listen: IPv4 sockets, IPv6 sockets
 	denials     bucket
 	dns         *dns.Server
 	servers     servers
@@ -87,7 +90,7 @@ func exitStatus(err error) int {
 // in the order in which the supervisor gives up what it may do.
 func (s *sandbox) prepare() error {
 	steps := []func() error{
-		s.choosePolicy, s.chooseMode, s.loadUpstream, s.openEvents, s.isolate, s.becomeAgent, s.harden, s.lookAround, s.buildEgress, s.buildPlan,
+		s.choosePolicy, s.chooseMode, s.loadUpstream, s.openEvents, s.gatherCredentials, s.isolate, s.becomeAgent, s.harden, s.lookAround, s.buildEgress, s.buildPlan, s.secureCredentials,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -303,6 +306,10 @@ func (s *sandbox) close() {
 	if s.trust != nil {
 		s.trust.close()
 	}
+	if s.backends != nil {
+		s.backends.CloseIdleConnections()
+	}
+	s.creds.wipe()
 	if s.writer != nil {
 		s.writer.Close()
 	}

@@ -23,7 +23,7 @@ import (
 // start starts the agent behind the plan, answers for it until everything in
 // the sandbox has ended, and returns its exit status.
 func (s *sandbox) start(ctx context.Context) (int, error) {
-	env, err := environment(s.o.Base, s.o.Env, s.proxyAddr, s.ownLoopback, s.trust.environment)
+	env, err := environment(s.o.Base, append(s.creds.env, s.o.Env...), s.proxyAddr, s.ownLoopback, s.trust.environment)
 	if err != nil {
 		return 0, refused("", "%w", err)
 	}

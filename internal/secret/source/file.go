@@ -15,15 +15,21 @@ import (
 )
 
 // File is the content of a file without the end of its last line. It is read
-// again when the file has changed, or another has taken its place.
+// again when the file has changed, or another has taken its place. One that was
+// read by a caller who has given up the right to it since stays what it was.
 func File(path string, now func() time.Time) *Source {
 	s := Func("file "+path, func(context.Context) ([]byte, error) { return readFile(path) }, 0, now)
+	last := ""
 	s.mark = func() (string, error) {
 		st, err := os.Stat(path)
+		if errors.Is(err, fs.ErrPermission) && last != "" {
+			return last, nil
+		}
 		if err != nil {
 			return "", plain(err)
 		}
-		return markOf(st), nil
+		last = markOf(st)
+		return last, nil
 	}
 	return s
 }
