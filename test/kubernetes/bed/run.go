@@ -18,7 +18,7 @@ type Options struct {
 	Cache   Cache
 	Runtime string
 	Images  []string // OCI archives to load; their names are in their annotations
-	Command []string // runs in the cluster's namespaces when the node is ready
+	Command []string // runs in the cluster's namespaces when the node is ready; SALLYPORT_BED is the run's directory
 	Env     []string // NAME=VALUE, added for Command
 	Keep    bool     // leave the run's directory, for its logs
 	Log     io.Writer
