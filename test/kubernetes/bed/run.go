@@ -54,6 +54,11 @@ func Run(ctx context.Context, o Options) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("bed: %w", err)
 	}
+	// the root of a pod with a user namespace passes through; what is inside is
+	// root's own
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return 0, fmt.Errorf("bed: %w", err)
+	}
 	s := spec{Dirs: Dirs(dir), Cache: o.Cache, Runtime: o.Runtime, Images: o.Images, Command: o.Command, Env: o.Env}
 	undo, err := prepareHost(&s)
 	if err != nil {

@@ -97,7 +97,9 @@ func TestClients(t *testing.T) {
 			key = strings.TrimSpace(head)
 			continue
 		}
-		said[key] += line
+		if !strings.HasPrefix(line, "{") && !strings.HasPrefix(line, "sallyport: ") {
+			said[key] += line
+		}
 	}
 	for _, c := range clients {
 		t.Run(c.name, func(t *testing.T) {
