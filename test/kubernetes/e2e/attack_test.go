@@ -24,7 +24,7 @@ type report struct {
 func attack(t *testing.T, name string, flags []string, command ...string) (report, state) {
 	t.Helper()
 	m := generate(t, name, "", append([]string{"--cpu", "2", "--memory", "2Gi"}, flags...), command...).plain()
-	s, log := m.finish(t, 10*time.Minute)
+	s, log := m.finish(t, 5*time.Minute)
 	var r report
 	if err := json.Unmarshal([]byte(log), &r); err != nil {
 		t.Fatalf("%v: %+v\n%s", err, s, log)
