@@ -47,6 +47,7 @@ func newRoot(s Streams) *cobra.Command {
 	root.AddCommand(
 		newRun(s),
 		newDoctor(s),
+		newCleanup(s),
 		newAttack(s),
 		newDemo(s),
 		newPolicy(s),

@@ -19,6 +19,8 @@ type Leftover struct {
 	Name  string `json:"name"`  // of the host's end
 	Owner int    `json:"owner"` // process id of the supervisor that made it
 	PIDs  []int  `json:"pids"`  // processes that live in the namespace, as far as they can be seen
+
+	nsid int // the number by which this namespace knows the one at the other end
 }
 
 // Leftovers lists what dead supervisors left in the caller's network namespace.
@@ -39,7 +41,7 @@ func Leftovers() ([]Leftover, error) {
 		if alive, known := o.alive(); alive || !known {
 			continue
 		}
-		out = append(out, Leftover{a.Name, o.pid, processesOf(a.NetNsID)})
+		out = append(out, Leftover{a.Name, o.pid, processesOf(a.NetNsID), a.NetNsID})
 	}
 	return out, nil
 }
@@ -97,7 +99,7 @@ func Remove(l Leftover) error {
 		return nil
 	}
 	for _, pid := range now[i].PIDs {
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := end(pid, now[i].nsid); err != nil {
 			return fmt.Errorf("netns: ending process %d of %s: %w", pid, l.Name, err)
 		}
 	}
@@ -107,6 +109,26 @@ func Remove(l Leftover) error {
 	}
 	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("netns: removing %s: %w", l.Name, err)
+	}
+	return nil
+}
+
+// end kills a process if it lives in the namespace still: the number could have
+// gone to another one, and the pidfd cannot.
+func end(pid, nsid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if numberOf(fmt.Sprintf("/proc/%d/ns/net", pid)) != nsid {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
 	}
 	return nil
 }

@@ -2,6 +2,8 @@ package netns
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -343,31 +345,14 @@ func threadsOutside(t *testing.T, own string) (n int) {
 
 // A process that is killed leaves no interface, address or namespace.
 func TestKilledOwnerLeavesNothing(t *testing.T) {
-	if os.Getenv("NETNS_TEST_OWNER") != "" {
-		connected(t)
-		os.Stdout.WriteString("ready\n")
-		select {}
-	}
 	testkit.Netns(t, func(t *testing.T) {
-		exe, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
 		before := interfaces(t)
-		c := exec.Command(exe, "-test.run=^TestKilledOwnerLeavesNothing$")
-		c.Env = append(os.Environ(), "NETNS_TEST_OWNER=1")
-		c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		out, err := c.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
+		c := startOwner(t, "alone")
+		if with := interfaces(t); len(with) != len(before)+1 {
+			t.Fatalf("control: interfaces %v", with)
 		}
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
-		b := make([]byte, 6)
-		out.Read(b)
-		if with := interfaces(t); string(b) != "ready\n" || len(with) != len(before)+1 {
-			t.Fatalf("control: %q, interfaces %v", b, with)
+		if left, err := Leftovers(); err != nil || len(left) != 0 {
+			t.Errorf("Leftovers with a living owner = %+v, %v", left, err)
 		}
 		c.Process.Kill()
 		c.Wait()
@@ -375,6 +360,95 @@ func TestKilledOwnerLeavesNothing(t *testing.T) {
 			if time.Now().After(end) {
 				t.Fatalf("left behind: %v", interfaces(t))
 			}
+		}
+	})
+}
+
+// ownerVar makes this test binary one that owns a pair until it is killed.
+const ownerVar = "NETNS_TEST_OWNER"
+
+func TestMain(m *testing.M) {
+	if how := os.Getenv(ownerVar); how != "" {
+		beOwner(how)
+	}
+	os.Exit(m.Run())
+}
+
+func beOwner(how string) {
+	n, err := New(0)
+	if err == nil {
+		_, err = n.Connect()
+	}
+	if err == nil && how == "with a process" {
+		err = n.Do(func() error { return exec.Command("sleep", "1000").Start() })
+	}
+	if err != nil {
+		panic(err)
+	}
+	os.Stdout.WriteString("ready\n")
+	select {}
+}
+
+func startOwner(t *testing.T, how string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(exe)
+	c.Env = append(os.Environ(), ownerVar+"="+how)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 6)
+	if _, err := io.ReadFull(out, b); err != nil || string(b) != "ready\n" {
+		t.Fatalf("the owner said %q, %v", b, err)
+	}
+	return c
+}
+
+// What lives on in the namespace of a killed owner is found, ended, and gone.
+func TestLeftovers(t *testing.T) {
+	testkit.Netns(t, func(t *testing.T) {
+		before := interfaces(t)
+		c := startOwner(t, "with a process")
+		living := startOwner(t, "alone")
+		defer func() { living.Process.Kill(); living.Wait() }()
+		c.Process.Kill()
+		c.Wait()
+		left, err := Leftovers()
+		if err != nil || len(left) != 1 || left[0].Owner != c.Process.Pid || len(left[0].PIDs) != 1 {
+			t.Fatalf("Leftovers = %+v, %v; want one of %d with one process", left, err, c.Process.Pid)
+		}
+		sleeper := left[0].PIDs[0]
+		if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", sleeper)); string(b) != "sleep\n" {
+			t.Errorf("process %d is %q", sleeper, b)
+		}
+		if err := Remove(left[0]); err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", sleeper)); len(b) > 0 && !strings.Contains(string(b), ") Z ") {
+			for end := time.Now().Add(5 * time.Second); unix.Kill(sleeper, 0) == nil; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("process %d lives on", sleeper)
+				}
+			}
+		}
+		for end := time.Now().Add(10 * time.Second); len(interfaces(t)) != len(before)+1; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("interfaces %v, want those before and the living owner's", interfaces(t))
+			}
+		}
+		if left, err := Leftovers(); err != nil || len(left) != 0 {
+			t.Errorf("Leftovers after Remove = %+v, %v", left, err)
+		}
+		if err := Remove(Leftover{Name: "sallyport1", Owner: living.Process.Pid}); err != nil || len(interfaces(t)) != len(before)+1 {
+			t.Errorf("Remove of a living owner's pair: %v, interfaces %v", err, interfaces(t))
 		}
 	})
 }
