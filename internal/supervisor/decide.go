@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"sallyport/internal/egress/identity"
+	"sallyport/internal/egress/middleware"
 	"sallyport/internal/egress/proxy"
 	"sallyport/internal/policy"
 	"sallyport/internal/policy/rego"
@@ -13,6 +14,7 @@ import (
 type decider struct {
 	engine *engine
 	source string // name of the policy document
+	middle *middleware.Chain
 }
 
 var _ proxy.Decider = decider{}
@@ -23,6 +25,9 @@ func (d decider) Decide(ctx context.Context, q proxy.Query) (proxy.Decision, err
 	out := proxy.Decision{
 		Allow: r.Allow, Reason: r.Reason, Detail: r.Detail, Policy: d.source, Generation: r.Generation,
 		Rule: r.Policy, Line: r.Line, Endpoint: r.Endpoint, AllowedIPs: r.AllowedIPs,
+	}
+	if r.Allow {
+		out.Middleware = d.middle.For(q.Host)
 	}
 	if r.HostService != nil {
 		out.HostService = r.HostService.To

@@ -8,6 +8,7 @@ import (
 	"sallyport/internal/egress/address"
 	"sallyport/internal/egress/dns"
 	"sallyport/internal/egress/identity"
+	"sallyport/internal/egress/middleware"
 	"sallyport/internal/egress/proxy"
 	"sallyport/internal/event"
 	"sallyport/internal/policy"
@@ -32,12 +33,16 @@ func (s *sandbox) buildEgress() error {
 		return err
 	}
 	s.natives = natives(s.policy)
+	middle, err := middleware.New(s.policy.Middlewares)
+	if err != nil {
+		return err
+	}
 	local, err := s.localHosts()
 	if err != nil {
 		return err
 	}
 	o := proxy.Options{
-		Decider:   decider{s.engine, s.policy.Source},
+		Decider:   decider{s.engine, s.policy.Source, middle},
 		Resolver:  newPins(&proxy.SystemResolver{Fixed: s.o.Resolve}, s.policy),
 		Inspector: s.ends, Local: local,
 		Events: s.emit, DenialID: s.session.DenialID, Self: s.proxyAddr,

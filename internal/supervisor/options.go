@@ -11,7 +11,7 @@ import (
 
 // Features are what this build can enforce of the policy language.
 func Features() policy.Features {
-	return policy.Features{Inspect: true, WebSocket: true, Credentials: true, PinRefresh: true, Direct: true, Publish: true}
+	return policy.Features{Inspect: true, WebSocket: true, Credentials: true, Middleware: true, PinRefresh: true, Direct: true, Publish: true}
 }
 
 // Options say what to run and how. The zero value of each field is its

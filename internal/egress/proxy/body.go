@@ -115,6 +115,7 @@ func (x *session) hold(r *request, limit int64) ([]byte, *denial) {
 	case err != nil:
 		return nil, &denial{code: badRequestCode, detail: "the body could not be read", cause: err}
 	case int64(len(body)) > limit:
+		r.Body = rest(body, r.Body) // it can still be sent, by whoever does not mind
 		return nil, tooLarge
 	}
 	r.Body.Close()

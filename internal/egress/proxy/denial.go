@@ -35,6 +35,8 @@ const (
 	bodyTooLarge        code = "body_too_large"
 	protocolUnknown     code = "protocol_unknown"
 	credentialRefused   code = "credential_refused"
+	middlewareDenied    code = "middleware_denied"
+	middlewareFailed    code = "middleware_failed"
 )
 
 // outcomes has a row for each code.
@@ -62,6 +64,8 @@ var outcomes = map[code]struct {
 	upstreamCertificate: {502, "Bad Gateway", []string{"the destination did not prove who it is; a server with a private authority needs --upstream-ca"}},
 	bodyTooLarge:        {413, "Content Too Large", []string{"send a smaller body: this endpoint's rules look inside"}},
 	protocolUnknown:     {403, "Forbidden", []string{"speak HTTP or HTTPS on this connection: this endpoint's rules look inside"}},
+	middlewareDenied:    {403, "Forbidden", []string{"leave out what the middleware refuses, or ask the person who runs this sandbox"}},
+	middlewareFailed:    {503, "Service Unavailable", []string{"try again; if it stays, ask the person who runs this sandbox to look at the middleware"}},
 	credentialRefused:   {403, "Forbidden", []string{"use the placeholder only where it is bound: its host, port, path and header"}},
 }
 

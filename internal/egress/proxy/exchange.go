@@ -193,6 +193,10 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 		cut()
 		return false, nil, no
 	}
+	if no := x.answered(r, resp, &up.verdict); no != nil {
+		cut()
+		return false, nil, no
+	}
 	x.requested(r, &up.verdict, remote(up.conn), resp.StatusCode)
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		<-sent

@@ -10,11 +10,28 @@ import (
 )
 
 // judge is the first half of the pipeline for one request: may this program
-// reach the host, and may it ask for this.
+// reach the host, may it ask for this, and what do the middlewares make of it.
+// What they change is judged again, so that what is sent is what was judged.
 func (x *session) judge(r *request) (verdict, *denial) {
+	v, no := x.ruled(r)
+	if no != nil || !covered(v.Decision) {
+		return v, no
+	}
+	changed, no := x.through(r, &v)
+	if no != nil || !changed {
+		return v, no
+	}
+	return x.ruled(r)
+}
+
+// ruled is judge without the middlewares.
+func (x *session) ruled(r *request) (verdict, *denial) {
 	v, no := x.decide(r.intent)
-	if no != nil || !v.read || v.Endpoint.Protocol == policy.Raw {
-		return v, no // a raw endpoint is read for its credentials only
+	if no != nil || !v.read {
+		return v, no
+	}
+	if v.Endpoint == nil || v.Endpoint.Protocol == policy.Raw {
+		return v, x.offered(r, v.Decision) // read for its credentials or middlewares only
 	}
 	q := Query{v.host, v.port, x.process}
 	about := policy.Request{Method: r.method, Path: r.target.Path, Query: r.target.Query}
@@ -35,20 +52,26 @@ func (x *session) judge(r *request) (verdict, *denial) {
 	if no != nil {
 		return v, no
 	}
-	if r.upgrade {
-		if err := r.offer(); err != nil {
-			return v, &denial{code: badRequestCode, detail: err.Error(), decision: d}
-		}
-	}
 	r.about = about
 	stripOverrides(r.Header)
-	return v, nil
+	return v, x.offered(r, d)
+}
+
+// offered reads the handshake of a request that asks for an upgrade.
+func (x *session) offered(r *request, d Decision) *denial {
+	if !r.upgrade {
+		return nil
+	}
+	if err := r.offer(); err != nil {
+		return &denial{code: badRequestCode, detail: err.Error(), decision: d}
+	}
+	return nil
 }
 
 // rule asks the rules about a request and puts the answer into the verdict.
 func (x *session) rule(v *verdict, about policy.Request) (Decision, *denial) {
 	d, err := x.askAbout(*v, Query{v.host, v.port, x.process}, about)
-	d.HostService, d.AllowedIPs = v.HostService, v.AllowedIPs
+	d.HostService, d.AllowedIPs, d.Middleware = v.HostService, v.AllowedIPs, v.Middleware
 	v.Decision = d
 	switch {
 	case err != nil:

@@ -68,7 +68,7 @@ func (x *session) decide(in intent) (verdict, *denial) {
 	case d.HostService.IsValid() && d.HostService == x.self:
 		return v, &denial{code: proxyLoop, detail: "the host service leads to the proxy", decision: d}
 	}
-	v.read = mustBeRead(d.Endpoint) || x.local[in.host] != nil
+	v.read = mustBeRead(d.Endpoint) || x.local[in.host] != nil || covered(d)
 	x.last.Store(&v)
 	return v, nil
 }

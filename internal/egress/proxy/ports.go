@@ -9,6 +9,7 @@ import (
 	"net/url"
 
 	"sallyport/internal/egress/identity"
+	"sallyport/internal/egress/middleware"
 	"sallyport/internal/policy"
 )
 
@@ -45,10 +46,11 @@ type Decision struct {
 
 	Audited bool // denied, but for an endpoint that only wants to know
 
-	Endpoint    *policy.Endpoint // that allows it; one that is inspected before one that is not
-	AllowedIPs  []netip.Prefix   // what it grants beyond public addresses
-	HostService netip.AddrPort   // loopback service to dial in the host's place; zero if none
-	Missing     *Missing         // the narrowest rule that would have allowed it, if one would
+	Endpoint    *policy.Endpoint  // that allows it; one that is inspected before one that is not
+	AllowedIPs  []netip.Prefix    // what it grants beyond public addresses
+	HostService netip.AddrPort    // loopback service to dial in the host's place; zero if none
+	Middleware  middleware.Stages // that its messages pass once they are allowed
+	Missing     *Missing          // the narrowest rule that would have allowed it, if one would
 }
 
 // Missing is a rule for one host, port and program, and for one kind of request

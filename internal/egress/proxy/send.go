@@ -195,6 +195,9 @@ func (x *session) answerLocally(r *request, v *verdict, way LocalHost) (*http.Re
 	if err != nil {
 		return nil, &denial{code: upstreamUnreachable, failed: true, detail: err.Error(), decision: v.Decision}
 	}
+	if no := x.answered(r, resp, v); no != nil {
+		return nil, no
+	}
 	if reason, refused := strings.CutPrefix(resp.Header.Get("X-Sallyport-Policy"), "error="); refused {
 		no := &denial{code: policyDenied, reason: reason, detail: v.host + ": " + resp.Status, decision: v.Decision, failed: resp.StatusCode >= 500}
 		resp.Header.Set("X-Sallyport-Policy", (&denial{code: code(reason)}).tag(x.record(r.intent, no)))

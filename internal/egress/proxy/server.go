@@ -111,6 +111,9 @@ func (s *Server) CloseDisallowed(still func(Query) bool) int {
 // allows tells whether a decider allows a request that runs; for a websocket it
 // is the upgrade.
 func (s *Server) allows(by Decider, a *asking) bool {
+	if a.r.Method == "" {
+		return true // no rule was asked, and the connection is allowed
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	d, err := by.DecideRequest(ctx, a.q, a.r)

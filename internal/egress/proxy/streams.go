@@ -322,6 +322,9 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 	if no := x.scrub(resp, v); no != nil {
 		return nil, no
 	}
+	if no := x.answered(r, resp, v); no != nil {
+		return nil, no
+	}
 	x.requested(r, v, m.addr, resp.StatusCode)
 	return resp, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"sallyport/internal/egress/l7/graphql"
 	"sallyport/internal/egress/l7/websocket"
+	"sallyport/internal/egress/middleware"
 	"sallyport/internal/event"
 	"sallyport/internal/policy"
 )
@@ -67,7 +68,7 @@ func (x *session) judgedTalk(r *request, up *upstream, resp *http.Response, rd *
 		return nil, broken(&up.verdict, err)
 	}
 	t := &talk{session: x, r: r, v: up.verdict}
-	if talksGraphQL(up.verdict.Endpoint) {
+	if e := up.verdict.Endpoint; e != nil && talksGraphQL(e) {
 		t.grammar = agreed.Protocol
 		if !graphql.Subprotocol(t.grammar) {
 			return nil, &denial{code: policyDenied, reason: "subprotocol_not_read", decision: up.verdict.Decision,
@@ -101,9 +102,8 @@ func (t *talk) relay(client, server io.ReadWriteCloser, deflate bool) {
 		cancel(&websocket.CloseError{Code: websocket.Restart, Reason: "the policy has changed and does not allow this any more"})
 	})
 	defer t.live.answered(asked)
-	e := t.v.Endpoint
 	stats, err := websocket.Relay(ctx, client, server, websocket.Options{
-		Deflate: deflate, Binary: e.Access == "full", Judge: t.judge, Budget: t.messages,
+		Deflate: deflate, Binary: t.binary(), Judge: t.judge, Budget: t.messages,
 	})
 	end := t.v.event()
 	var closed *websocket.CloseError
@@ -117,6 +117,13 @@ func (t *talk) relay(client, server io.ReadWriteCloser, deflate bool) {
 	t.emit(event.Ended(t.who, where, end, stats.Server.Bytes, stats.Client.Bytes, t.now().Sub(t.live.started)))
 }
 
+// binary tells whether binary messages of the client pass: they cannot be read.
+func (t *talk) binary() bool {
+	e := t.v.Endpoint
+	free := e == nil || e.Protocol == policy.Raw || e.Access == "full"
+	return free && t.v.Middleware.Limit(t.ctx, middleware.Text) == 0
+}
+
 // request is a text message as rules see it.
 func (t *talk) request() policy.Request {
 	return policy.Request{Method: policy.MethodText, Path: t.r.target.Path, Query: t.r.target.Query}
@@ -127,7 +134,7 @@ func (t *talk) judge(text []byte) ([]byte, error) {
 	q := t.request()
 	v := t.v
 	v.by = t.decider.Load()
-	judged := true
+	judged := v.Endpoint != nil && v.Endpoint.Protocol != policy.Raw
 	if t.grammar != "" {
 		var err error
 		if q.Operations, err = graphql.ReadMessage(t.grammar, text, graphql.Options{MaxBody: v.Endpoint.L7.GraphQLMaxBody}); err != nil {
@@ -144,10 +151,11 @@ func (t *talk) judge(text []byte) ([]byte, error) {
 			t.emit(event.Request(t.intent().http(0), t.who, event.Where{Host: v.host, Port: v.port}, v.event()))
 		}
 	}
-	if t.secrets == nil {
-		return text, nil
+	text, err := t.text(&v, text)
+	if err != nil || t.secrets == nil {
+		return text, err
 	}
-	text, err := t.secrets.Message(t.ctx, v.Endpoint, v.host, v.port, t.r.asURL(), true, text)
+	text, err = t.secrets.Message(t.ctx, v.Endpoint, v.host, v.port, t.r.asURL(), true, text)
 	if err != nil {
 		return nil, t.deny(refusedSecret(&v, err), v.Decision)
 	}

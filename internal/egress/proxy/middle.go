@@ -1,0 +1,190 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"sallyport/internal/egress/middleware"
+	"sallyport/internal/event"
+	"sallyport/internal/policy"
+)
+
+// through takes a request that the rules allow through the middlewares of its
+// host. changed says that it has to be judged again.
+func (x *session) through(r *request, v *verdict) (changed bool, no *denial) {
+	if v.Middleware.Limit(x.ctx, middleware.Response) > 0 {
+		r.Header["Accept-Encoding"] = []string{"identity"} // an encoded answer could not be read
+		r.Header.Del("Range")                              // and a part of one hides what it is cut out of
+		r.Header.Del("If-Range")
+	}
+	limit := v.Middleware.Limit(x.ctx, middleware.Request)
+	if limit == 0 {
+		return false, nil
+	}
+	m := &middleware.Message{Hook: middleware.Request, Target: r.where(), Header: r.Header}
+	body, no := x.hold(r, limit)
+	switch {
+	case no != nil && no.code != bodyTooLarge:
+		no.decision = v.Decision
+		return false, no
+	case no != nil:
+		m.TooLarge = true
+	}
+	m.Body = body
+	if no := x.run(r, v, m); no != nil {
+		return false, no
+	}
+	r.Header = m.Header
+	stripOverrides(r.Header)
+	if m.TooLarge || bytes.Equal(body, m.Body) {
+		return false, nil
+	}
+	r.Body, r.ContentLength, r.TransferEncoding = io.NopCloser(bytes.NewReader(m.Body)), int64(len(m.Body)), nil
+	return true, nil
+}
+
+// run takes a message through the middlewares and reports what they found.
+func (x *session) run(r *request, v *verdict, m *middleware.Message) *denial {
+	found, err := v.Middleware.Run(x.ctx, m)
+	for _, f := range found {
+		x.emit(event.Finding(event.Found{
+			Kind: "middleware_finding", Title: "middleware " + f.Middleware + ": " + f.Title, Detail: f.Detail,
+			Severity: event.Low, Who: &x.who, To: &event.Where{Host: v.host, Port: v.port},
+		}))
+	}
+	if err == nil {
+		return nil
+	}
+	no := &denial{code: middlewareFailed, detail: err.Error(), cause: err, decision: v.Decision}
+	switch {
+	case refusedBy(err):
+		no.code, no.cause = middlewareDenied, nil
+	case m.TooLarge:
+		no.code = bodyTooLarge
+	}
+	return no
+}
+
+func refusedBy(err error) bool {
+	_, ok := errors.AsType[*middleware.Denied](err)
+	return ok
+}
+
+func (r *request) where() middleware.Target {
+	return middleware.Target{Method: r.method, Host: r.host, Port: r.port, Path: r.target.Path, Query: r.target.Raw}
+}
+
+// answered takes an answer through the middlewares of its host: as a whole, or
+// for a stream of events each of them as it comes. It owns the answer's body
+// only if it refuses it.
+func (x *session) answered(r *request, resp *http.Response, v *verdict) *denial {
+	if len(v.Middleware) == 0 || resp.StatusCode == http.StatusSwitchingProtocols {
+		return nil
+	}
+	limit := v.Middleware.Limit(x.ctx, middleware.Response)
+	if limit == 0 {
+		return nil
+	}
+	m := middleware.Message{Hook: middleware.Response, Target: r.where(), Status: resp.StatusCode, Header: resp.Header}
+	if mt, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); strings.EqualFold(strings.TrimSpace(mt), "text/event-stream") && r.method != "HEAD" {
+		resp.Body = x.eachEvent(r, resp.Body, v, m, limit)
+		resp.ContentLength = -1
+		resp.Header.Del("Content-Length")
+		return nil
+	}
+	no := x.holdAnswer(r, resp, &m, limit)
+	if no == nil {
+		no = x.run(r, v, &m)
+	}
+	if no != nil {
+		no.decision = v.Decision
+		resp.Body.Close()
+		return no
+	}
+	resp.Header = m.Header
+	if !m.TooLarge && resp.Body != http.NoBody && r.method != "HEAD" {
+		resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(m.Body)), int64(len(m.Body))
+		resp.Header["Content-Length"] = []string{strconv.Itoa(len(m.Body))}
+	}
+	return nil
+}
+
+// holdAnswer reads the body of an answer into m. One that is too large can be
+// read afterwards as if nothing had happened.
+func (x *session) holdAnswer(r *request, resp *http.Response, m *middleware.Message, limit int64) *denial {
+	if resp.Body == nil || resp.Body == http.NoBody || r.method == "HEAD" {
+		resp.Body = http.NoBody
+		return nil
+	}
+	if m.TooLarge = resp.ContentLength > limit; m.TooLarge {
+		return nil
+	}
+	need := limit
+	if resp.ContentLength >= 0 {
+		need = resp.ContentLength
+	}
+	if x.held.Add(need) > x.limits.Held {
+		x.held.Add(-need)
+		return &denial{code: unavailable, reason: "too_many_bodies", detail: "too many bodies are held for inspection"}
+	}
+	r.held += need // until the request has ended
+	body, err := io.ReadAll(io.LimitReader(counted{resp.Body, x}, limit+1))
+	switch {
+	case err != nil:
+		return &denial{code: upstreamInvalid, failed: true, cause: err, detail: "the answer of " + r.host + " could not be read"}
+	case int64(len(body)) > limit:
+		m.TooLarge = true
+		resp.Body = rest(body, resp.Body)
+	default:
+		resp.Body.Close()
+		m.Body = body
+	}
+	return nil
+}
+
+// rest is a body of which some has been read.
+func rest(begun []byte, body io.ReadCloser) io.ReadCloser {
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(begun), body), body}
+}
+
+// errEvent cuts off a stream of events.
+var errEvent = errors.New("a middleware has ended the stream")
+
+func (x *session) eachEvent(r *request, body io.ReadCloser, v *verdict, m middleware.Message, limit int64) io.ReadCloser {
+	return middleware.Events(body, limit, func(event []byte) ([]byte, error) {
+		one := m
+		one.Header, one.Body = m.Header.Clone(), event
+		if no := x.run(r, v, &one); no != nil {
+			x.record(r.intent, no)
+			return nil, errEvent
+		}
+		return one.Body, nil
+	})
+}
+
+// text takes a text message of a websocket through the middlewares.
+func (t *talk) text(v *verdict, text []byte) ([]byte, error) {
+	limit := v.Middleware.Limit(t.ctx, middleware.Text)
+	if limit == 0 {
+		return text, nil
+	}
+	m := &middleware.Message{Hook: middleware.Text, Target: t.r.where(), Body: text, TooLarge: int64(len(text)) > limit}
+	if no := t.run(t.r, v, m); no != nil {
+		return nil, t.deny(no, v.Decision)
+	}
+	return m.Body, nil
+}
+
+// covered tells whether what a connection carries has to pass middlewares: those
+// of an endpoint that is opaque on purpose fail open.
+func covered(d Decision) bool {
+	e := d.Endpoint
+	return len(d.Middleware) > 0 && (e == nil || e.Protocol != policy.TCP && !e.TLSSkip)
+}
