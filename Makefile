@@ -8,10 +8,10 @@ PKG     ?= ./...
 RACED   ?= ./internal/confine/... ./internal/egress/... ./internal/event ./internal/policy/... ./internal/kernel/notify ./internal/kernel/procfs ./internal/kernel/seccomp
 CC_PATH := $(shell command -v gcc || command -v clang)
 
-.PHONY: help build test vet unit race lint fuzz gen bench demo attack man schema
+.PHONY: help build test vet unit race lint fuzz gen bench demo attack man schema image e2e-kubernetes
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/sallyport
 	$(GO) build -trimpath -ldflags='-s -w' -o bin/sallyport ./cmd/sallyport
@@ -48,12 +48,13 @@ gen: ## generate the Go code of api/*.proto
 
 bench: ## Go benchmarks; figures, never a verdict
 	$(GO) test -run='^$$' -bench=. -benchmem $(PKG)
-
 demo: ## show the walls hold, with no network
 	$(GO) run ./cmd/sallyport demo
-
 attack: ## try to get out, on this host, now
 	$(GO) run ./cmd/sallyport attack
-
+image: ## write the supervisor's image, sallyport-supervisor.tar
+	$(GO) run ./deploy/image
+e2e-kubernetes: ## test pods in a real cluster, as root; builds it first (cold: 15 minutes)
+	$(GO) run ./test/kubernetes/cmd/kubebed test
 man: ## print the manual page
 	@$(GO) run ./cmd/sallyport man

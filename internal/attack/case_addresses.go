@@ -5,7 +5,7 @@ func addressCases() []Case {
 	gate := by(WallGate, "EACCES", "ECONNREFUSED", "ENETUNREACH", "EADDRNOTAVAIL", "EISCONN", "EINVAL", "EAFNOSUPPORT", wordCaptured, wordSilent)
 	ports := by(WallPorts, "EACCES")
 	return []Case{
-		{Name: "connect_loopback", Category: Sockets, twin: "proxy", attack: connectLoopback, stops: []stop{gate, ports},
+		{Name: "connect_loopback", Category: Sockets, twin: "proxy", attack: connectLoopback, stops: []stop{gate, ports}, held: runtimesOwn,
 			What: "connect to a service of the host on loopback, in every form of the address"},
 		{Name: "connect_own_address", Category: Sockets, twin: "proxy", attack: connectOwn, stops: []stop{gate, ports},
 			What: "connect to the host's own addresses, link-local with zone included"},

@@ -57,7 +57,7 @@ func deviceIoctl(a *agent) {
 			return err
 		})
 	}
-	for _, dev := range []string{"/dev/kvm", "/dev/fuse", "/dev/net/tun", "/dev/kmsg", "/dev/mem", "/dev/vhost-vsock", "/dev/loop-control", "/dev/snapshot", "/dev/uinput", "/dev/mqueue"} {
+	for _, dev := range []string{"/dev/kvm", "/dev/fuse", "/dev/net/tun", "/dev/kmsg", "/dev/mem", "/dev/vhost-vsock", "/dev/loop-control", "/dev/snapshot", "/dev/uinput"} {
 		a.probe(filepath.Base(dev), func() error {
 			fd, err := unix.Open(dev, unix.O_RDWR|unix.O_CLOEXEC, 0)
 			if err == nil {

@@ -136,6 +136,10 @@ func privilegedCalls(a *agent) {
 }
 
 func regainRoot(a *agent) {
+	other := uintptr(0)
+	if a.Group == 0 {
+		other = 1 // in group 0 already, as a pod's agent may be
+	}
 	for _, v := range []struct {
 		name string
 		args []uintptr
@@ -143,8 +147,8 @@ func regainRoot(a *agent) {
 		{"setuid", []uintptr{unix.SYS_SETUID, 0}},
 		{"setreuid", []uintptr{unix.SYS_SETREUID, 0, 0}},
 		{"setresuid", []uintptr{unix.SYS_SETRESUID, 0, 0, 0}},
-		{"setgid", []uintptr{unix.SYS_SETGID, 0}},
-		{"setresgid", []uintptr{unix.SYS_SETRESGID, 0, 0, 0}},
+		{"setgid", []uintptr{unix.SYS_SETGID, other}},
+		{"setresgid", []uintptr{unix.SYS_SETRESGID, other, other, other}},
 		{"setgroups", []uintptr{unix.SYS_SETGROUPS, 1, a.heap.put(number(0))}},
 	} {
 		a.probe(v.name, func() error { _, err := call(v.args[0], v.args[1:]...); return err })

@@ -70,7 +70,7 @@ type signalled struct {
 func newScene(dir string, exe string, agent who, inside bool, cases []Case) (*scene, error) {
 	s := &scene{dir: dir, agent: agent, before: map[string]map[string]string{}}
 	token := fmt.Sprintf("attack%d%c", time.Now().UnixNano()%1e12, map[bool]byte{true: 'i', false: 'o'}[inside])
-	s.spec = Spec{Inside: inside, Token: token, Exe: exe, Tools: filepath.Dir(exe), Workdir: dir + "/workspace", Outside: dir + "/outside", Leak: leakFD}
+	s.spec = Spec{Inside: inside, Group: agent.gid, Token: token, Exe: exe, Tools: filepath.Dir(exe), Workdir: dir + "/workspace", Outside: dir + "/outside", Leak: leakFD}
 	steps := []func() error{
 		s.makeDirs, s.makeServers, s.makeBeside, s.makeUnix, s.makeProxy, s.makePreys, s.makeShared, s.makeLeak,
 		func() error { return s.makeCases(cases) },

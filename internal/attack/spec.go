@@ -12,6 +12,7 @@ type Spec struct {
 	Cases  []string `json:"cases"`
 	Twins  []string `json:"twins"`
 	Races  int      `json:"races"` // how often a race is run
+	Group  int      `json:"group"` // the agent's; 0 is a usual one in pods and no privilege
 	Token  string   `json:"token"` // marks everything of this run
 
 	Exe     string `json:"exe"`     // this program, where the agent can run it

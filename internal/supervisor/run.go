@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/internal/confine"
+	"sallyport/internal/confine/gate"
 	"sallyport/internal/confine/stage"
 	"sallyport/internal/egress/dns"
 	"sallyport/internal/egress/identity"
@@ -53,6 +54,7 @@ type sandbox struct {
 	dns         *dns.Server
 	servers     servers
 	natives     map[destination]bool
+	unix        []gate.Grant
 	publisher   publisher
 	umask       int // the caller's, handed to the agent
 
@@ -291,6 +293,7 @@ func (s *sandbox) buildPlan() error {
 		return err
 	}
 	s.plan = plan
+	s.unix = gate.Grants(s.policy.Sockets.Unix, s.writable())
 	for _, h := range plan.Report.Holes() {
 		s.note("not enforced on this host: %s: %s", h.Name, h.Detail)
 	}

@@ -173,7 +173,7 @@ func (s *sandbox) newGate(ctx context.Context) *gate.Gate {
 		s.note("notified calls are slower than they could be: %v", err)
 	}
 	o := gate.Options{
-		Route: s.route, Ledger: s.ledger, Unix: s.policy.Sockets.Unix, Writable: s.writable(),
+		Route: s.route, Ledger: s.ledger, Unix: s.unix, Writable: s.writable(),
 		BindPort: s.mayBind, Loopback: s.ownLoopback, Published: s.published, Denied: s.gateDenied, Listen: s.listening,
 		Thread:  s.space.thread(),
 		Members: s.members,

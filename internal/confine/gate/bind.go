@@ -25,6 +25,8 @@ func (w *worker) bind() verdict {
 		return fail(unix.EINVAL)
 	case tw.kind == kindDatagram:
 		return ok(0) // a resolver binds before it asks; nothing else comes of it
+	case tw.kind == kindMessage:
+		return refuse(unix.EACCES, describe(s.path), "a unix datagram socket can send, to what the policy lists, and receive nothing")
 	case tw.kind == kindNetlink && s.family == unix.AF_NETLINK:
 		return fail(errnoOr0(unix.Bind(tw.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: s.groups})))
 	case tw.kind == kindUnix && s.family == unix.AF_UNIX:

@@ -23,8 +23,13 @@ func (w *worker) connect() verdict {
 		return fail(unix.EISCONN)
 	}
 	switch {
+	case s.family == unix.AF_UNSPEC && tw.kind == kindMessage:
+		tw.messages.connect(nil)
+		return ok(0)
 	case s.family == unix.AF_UNSPEC:
 		return ok(0) // dissolves an association; there is none yet
+	case tw.kind == kindMessage && s.family == unix.AF_UNIX:
+		return w.later("connect", unix.EAGAIN, func(w *worker) verdict { return w.messageConnect(tw.messages, s) })
 	case tw.kind == kindDatagram:
 		v := datagramConnect(s)
 		if v.errno == 0 {
@@ -35,7 +40,7 @@ func (w *worker) connect() verdict {
 		return netlinkConnect(tw, s)
 	case tw.kind == kindUnix && s.family == unix.AF_UNIX:
 		return w.later("connect", unix.EAGAIN, func(w *worker) verdict { return w.unixConnect(tw, inode, s) })
-	case tw.kind == kindUnix:
+	case tw.kind == kindUnix, tw.kind == kindMessage:
 		return fail(unix.EINVAL)
 	case tw.kind == kindStream6 && s.family == unix.AF_INET6, tw.kind == kindStream4 && s.family == unix.AF_INET:
 		return w.streamConnect(tw, inode, s)

@@ -61,7 +61,7 @@ type Options struct {
 	// UDP socket, and calls closed when its other end is gone. nil: UDP sockets
 	// are refused.
 	Datagram func(fd int, closed func()) Datagrams
-	Unix     []string // pathname sockets of the host that may be reached
+	Unix     []Grant  // pathname sockets of the host that may be reached
 	Writable []string // directories below which the agent may bind pathname sockets
 	// Loopback are the addresses on which servers inside the sandbox listen, those
 	// of IPv4 and those of IPv6 sockets. Addresses of 127/8 that nothing else uses

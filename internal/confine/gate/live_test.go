@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -159,7 +160,7 @@ func (b *box) run(t testing.TB, argv ...string) (out string, status int) {
 	l := notify.New(p.Listener)
 	l.SetSyncWakeUp()
 	g := gate.New(l, gate.Options{
-		Route: b.route, Ledger: b.ledger, Unix: b.unix, Writable: []string{b.dir}, Limits: b.limits,
+		Route: b.route, Ledger: b.ledger, Unix: gate.Grants(b.unix, []string{b.dir}), Writable: []string{b.dir}, Limits: b.limits,
 		Loopback: [2]netip.Addr{ownLoopback, netip.MustParseAddr("127.77.1.3")}, Published: func(p uint16) bool { return false },
 		BindPort: func(p uint16) bool { return p == 0 || p >= 32768 },
 		Denied:   func(d gate.Denial) { b.mu.Lock(); b.denied = append(b.denied, d); b.mu.Unlock() },
@@ -245,7 +246,30 @@ func TestUnixSockets(t *testing.T) {
 		return p
 	}
 	granted, closed := serve("granted.sock"), serve("docker.sock")
-	b.unix = []string{granted}
+	// A granted path in a directory that the agent may write: there it could put
+	// another socket in its place.
+	shared := filepath.Join(b.dir, "shared.sock")
+	l, err := net.Listen("unix", shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	log, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(outside, "log"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	bus, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(outside, "bus"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bus.Close()
+	packets, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: filepath.Join(outside, "packets"), Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packets.Close()
+	b.unix = []string{granted, shared, log.LocalAddr().String(), packets.Addr().String()}
 	os.Symlink(closed, filepath.Join(b.dir, "link"))
 	for _, tt := range []struct{ name, script, want string }{
 		{"granted", fmt.Sprintf(`s=socket.socket(1); s.connect(%q); print(s.recv(100).decode())`, granted), "hello from granted.sock"},
@@ -258,23 +282,58 @@ s=socket.socket(1); s.bind("own"); s.listen(); c=socket.socket(1); c.connect(os.
 		{"bind outside", fmt.Sprintf(`
 try: socket.socket(1).bind(%q)
 except OSError as e: print(e.errno)`, filepath.Join(outside, "new")), "13"},
-		{"datagram", `
-try: socket.socket(1,2)
-except OSError as e: print(e.errno)`, "13"},
+		{"granted, and writable", `s=socket.socket(1); s.connect("shared.sock"); print("connected")`, "connected"},
+		{"another socket in the place of a granted one", fmt.Sprintf(`
+s=socket.socket(1); s.bind("own2"); os.unlink("shared.sock"); os.symlink(%q, "shared.sock")
+print(socket.socket(1).connect_ex("shared.sock"), socket.socket(1).connect_ex(%q))
+os.unlink("shared.sock"); os.rename("other.sock", "shared.sock"); print(socket.socket(1).connect_ex("shared.sock"))`, closed, closed), "13 13\n13"},
+		{"abstract bus", `print(socket.socket(1).connect_ex("\0/tmp/dbus-x"))`, "111"},
+		{"packets", fmt.Sprintf(`s=socket.socket(1,5); s.connect(%q); print("connected")`, filepath.Join(outside, "packets")), "connected"},
+		{"packets, closed", fmt.Sprintf(`print(socket.socket(1,5).connect_ex(%q))`, closed), "13"},
+		{"datagram", fmt.Sprintf(`s=socket.socket(1,2); s.connect(%q); s.send(b"one"); print(s.sendto(b"two", %q))`, filepath.Join(outside, "log"), filepath.Join(outside, "log")), "3"},
+		{"datagram, closed", fmt.Sprintf(`
+s=socket.socket(1,2); print(s.connect_ex(%q))
+for f in (lambda: s.sendto(b"x", %q), lambda: s.bind("mine"), lambda: s.sendto(b"x", "\0x")):
+  try: f()
+  except OSError as e: print(e.errno)
+s.sendmsg([b"by a name in memory"], [], 0, %q)`, filepath.Join(outside, "bus"), filepath.Join(outside, "bus"), filepath.Join(outside, "bus")), "13\n13\n13\n111"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if strings.HasPrefix(tt.name, "another") {
+				// a socket of the host that the agent can reach by rename, but not by right
+				other, err := net.Listen("unix", filepath.Join(b.dir, "other.sock"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer other.Close()
+			}
 			out, _ := b.run(t, "python3", "-c", "import socket,os\n"+tt.script)
 			if strings.TrimSpace(out) != tt.want {
 				t.Errorf("got %q, want %q", strings.TrimSpace(out), tt.want)
 			}
 		})
 	}
-	found := false
-	for _, d := range b.denied {
-		found = found || strings.Contains(d.Target, "the Docker engine")
+	for _, want := range []string{"the Docker engine", "@/tmp/dbus-x (D-Bus)"} {
+		if !slices.ContainsFunc(b.denied, func(d gate.Denial) bool { return strings.Contains(d.Target, want) }) {
+			t.Errorf("no denial names %s: %+v", want, b.denied)
+		}
 	}
-	if !found {
-		t.Errorf("no denial names the Docker engine: %+v", b.denied)
+	got := map[string]bool{}
+	buf := make([]byte, 100)
+	for range 2 {
+		log.SetReadDeadline(time.Now().Add(10 * time.Second))
+		n, err := log.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[string(buf[:n])] = true
+	}
+	if !got["one"] || !got["two"] {
+		t.Errorf("the granted datagram socket got %v", got)
+	}
+	bus.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if n, err := bus.Read(buf); err == nil {
+		t.Errorf("the closed datagram socket got %q", buf[:n])
 	}
 }
 
@@ -292,6 +351,9 @@ try: socket.socket().bind(("93.184.216.34",0))
 except OSError as e: print(e.errno)`, "99"},
 		{"wildcard is loopback", `s=socket.socket(); s.bind(("",0)); s.listen(); print(s.getsockname()[0])`, "127.77.1.2"},
 		{"interfaces", `print(any(n=="lo" for _, n in socket.if_nameindex()))`, "True"},
+		{"unix datagram without a grant", `
+try: socket.socket(1,2)
+except OSError as e: print(e.errno)`, "13"},
 		{"udp", `
 try: socket.socket(2,2)
 except OSError as e: print(e.errno)`, "13"},

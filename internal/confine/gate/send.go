@@ -30,6 +30,8 @@ func (w *worker) sendto() verdict {
 		return w.datagramSend(tw, s)
 	case tw.kind == kindNetlink:
 		return w.netlinkSend(tw, s)
+	case tw.kind == kindMessage && s.family == unix.AF_UNIX:
+		return w.later("sendto", unix.EAGAIN, func(w *worker) verdict { return w.messageSend(s) })
 	case tw.kind == kindUnix:
 		return fail(unix.EOPNOTSUPP)
 	}

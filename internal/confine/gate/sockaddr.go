@@ -15,7 +15,7 @@ type sockaddr struct {
 	family   uint16
 	inet     netip.AddrPort // AF_INET, AF_INET6; a v4-mapped address is unmapped, a zone is dropped
 	scope    uint32         // sin6_scope_id
-	path     string         // AF_UNIX with a path
+	path     string         // AF_UNIX with a path, or the name of an abstract one
 	abstract bool           // AF_UNIX in the abstract namespace, or autobind
 	pid      uint32         // AF_NETLINK
 	groups   uint32         // AF_NETLINK
@@ -76,7 +76,7 @@ func parseUnix(s sockaddr, b []byte) (sockaddr, unix.Errno) {
 	}
 	p := b[2:]
 	if len(p) == 0 || p[0] == 0 {
-		s.abstract = true
+		s.abstract, s.path = true, string(p[min(1, len(p)):])
 		return s, 0
 	}
 	for i, c := range p {

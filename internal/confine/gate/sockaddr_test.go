@@ -29,7 +29,7 @@ func TestParseSockaddr(t *testing.T) {
 		{"inet6 mapped", mapped, sockaddr{family: 10, inet: netip.MustParseAddrPort("10.0.0.1:80")}, 0},
 		{"unix path", []byte("\x01\x00/run/x.sock\x00junk"), sockaddr{family: 1, path: "/run/x.sock"}, 0},
 		{"unix path unterminated", []byte("\x01\x00/run/x"), sockaddr{family: 1, path: "/run/x"}, 0},
-		{"unix abstract", []byte("\x01\x00\x00name"), sockaddr{family: 1, abstract: true}, 0},
+		{"unix abstract", []byte("\x01\x00\x00name"), sockaddr{family: 1, abstract: true, path: "name"}, 0},
 		{"unix autobind", []byte{1, 0}, sockaddr{family: 1, abstract: true}, 0},
 		{"unix too long", append([]byte{1, 0}, make([]byte, 109)...), sockaddr{family: 1}, unix.EINVAL},
 		{"netlink", []byte{16, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0}, sockaddr{family: 16, pid: 5, groups: 1}, 0},

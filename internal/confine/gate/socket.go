@@ -24,7 +24,7 @@ func (w *worker) socket() verdict {
 	case domain == unix.AF_UNIX && (base == unix.SOCK_STREAM || base == unix.SOCK_SEQPACKET) && proto == 0:
 		return w.broker(kindUnix, domain, base, proto, flags)
 	case domain == unix.AF_UNIX && base == unix.SOCK_DGRAM:
-		return refuse(unix.EACCES, "unix datagram socket", "a datagram socket can name its destination in a message; use a stream")
+		return w.unixDatagram(flags)
 	case domain == unix.AF_NETLINK && proto == unix.NETLINK_ROUTE && (base == unix.SOCK_RAW || base == unix.SOCK_DGRAM):
 		return w.broker(kindNetlink, domain, base, proto, flags)
 	case inet:
@@ -83,7 +83,7 @@ func (w *worker) hand(tw *twin, inode uint64, flags int) verdict {
 	tw.mu.Lock()
 	defer tw.mu.Unlock()
 	cloexec := flags&unix.SOCK_CLOEXEC != 0
-	if tw.kind == kindDatagram {
+	if tw.kind == kindDatagram || tw.kind == kindMessage {
 		return w.handStandIn(tw, inode, cloexec)
 	}
 	if _, err := w.g.l.AddFDSend(w.n.ID, tw.fd, cloexec); err != nil {
@@ -94,11 +94,14 @@ func (w *worker) hand(tw *twin, inode uint64, flags int) verdict {
 	return answered
 }
 
-// handStandIn gives a stand-in one of its own numbers, or any, where none is
+// handStandIn gives a stand-in for a UDP socket one of its own numbers, or any, where none is
 // free or the caller's limit is lower. Then the agent's own end is the only one
 // left, so that its close is seen. The caller holds mu.
 func (w *worker) handStandIn(tw *twin, inode uint64, cloexec bool) verdict {
-	at, ok := w.number()
+	at, ok := 0, false
+	if tw.kind == kindDatagram {
+		at, ok = w.number()
+	}
 	ok = ok && w.g.l.AddFDAt(w.n.ID, tw.fd, at, cloexec) == nil
 	if !ok {
 		var err error

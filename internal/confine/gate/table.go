@@ -17,23 +17,25 @@ const (
 	kindStream6
 	kindUnix
 	kindNetlink
-	kindDatagram // a stand-in, one end of a packet pair
+	kindDatagram // a stand-in for a UDP socket, one end of a packet pair
+	kindMessage  // the same for a unix datagram socket
 )
 
 // twin is the supervisor's hold on a socket of the agent.
 type twin struct {
-	kind  kind
-	fd    int // owned; -1 for a stand-in that was given away
-	mu    sync.Mutex
-	bound netip.AddrPort // where bind put it
-	under netip.AddrPort // what is wanted by a connect that is under way,
-	to    netip.AddrPort // and where it leads
-	file  bool           // a pathname unix socket is bound
-	dgram Datagrams
-	asked []byte // of a stand-in: the name server that was asked last, a sockaddr
-	done  bool   // connected or listening: fd is closed
-	inode atomic.Uint64
-	given atomic.Bool // the agent has its end; before that no sweep may drop it
+	kind     kind
+	fd       int // owned; -1 for a stand-in that was given away
+	mu       sync.Mutex
+	bound    netip.AddrPort // where bind put it
+	under    netip.AddrPort // what is wanted by a connect that is under way,
+	to       netip.AddrPort // and where it leads
+	file     bool           // a pathname unix socket is bound
+	dgram    Datagrams
+	messages *messages // of a kindMessage
+	asked    []byte    // of a stand-in: the name server that was asked last, a sockaddr
+	done     bool      // connected or listening: fd is closed
+	inode    atomic.Uint64
+	given    atomic.Bool // the agent has its end; before that no sweep may drop it
 }
 
 // maxConnected is how many finished sockets are remembered.

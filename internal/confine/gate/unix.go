@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,7 +26,7 @@ type fileID struct {
 // unixPolicy says which pathname sockets may be reached: those that the policy
 // grants and those that the sandbox has made.
 type unixPolicy struct {
-	granted  []string
+	granted  []Grant
 	writable []string
 	mu       sync.Mutex
 	own      map[fileID]struct{}
@@ -38,18 +39,24 @@ const maxOwn = 4096
 // meant.
 var known = []struct{ fragment, name string }{
 	{"docker.sock", "the Docker engine"},
+	{"dockerd.sock", "the Docker engine"},
 	{"containerd.sock", "containerd"},
 	{"podman.sock", "the Podman engine"},
+	{"buildkitd.sock", "BuildKit"},
 	{"crio.sock", "CRI-O"},
-	{"/dbus/", "D-Bus"},
+	{"/systemd/", "systemd"}, // before D-Bus: its own bus is below it
+	{"/dbus", "D-Bus"},
 	{"/bus", "D-Bus"},
-	{"/systemd/", "systemd"},
 	{"nscd/socket", "the name service cache"},
 	{"ssh-", "an ssh agent"},
 	{"gpg-agent", "a gpg agent"},
+	{"keyring", "a keyring"},
 	{".X11-unix", "an X display"},
 	{"wayland-", "a Wayland display"},
-	{"keyring", "a keyring"},
+	{"pipewire-", "PipeWire"},
+	{"pulse/", "PulseAudio"},
+	{"tmux-", "tmux"},
+	{"/dev/log", "the system log"},
 }
 
 func describe(p string) string {
@@ -62,27 +69,14 @@ func describe(p string) string {
 }
 
 // unixConnect reaches the inode that the caller's path leads to, if the policy
-// grants it. The inode is held open between the judgement and the connect, so
-// nothing can be put in its place.
+// grants it.
 func (w *worker) unixConnect(tw *twin, inode uint64, s sockaddr) verdict {
-	if s.abstract {
-		return refuse(unix.ECONNREFUSED, "abstract unix socket", "abstract unix sockets are closed: they belong to the whole host")
+	at, v := w.reach(s)
+	if v.errno != 0 {
+		return v
 	}
-	fd, err := w.open(s.path, unix.O_PATH)
-	if err != nil {
-		return fail(errnoOf(err))
-	}
-	defer unix.Close(fd)
-	id, mode, err := identify(fd)
-	switch {
-	case err != nil:
-		return fail(errnoOf(err))
-	case mode&unix.S_IFMT != unix.S_IFSOCK:
-		return fail(unix.ECONNREFUSED)
-	case !w.g.unix.allows(id):
-		return refuse(unix.EACCES, describe(s.path), "the policy does not list this socket under sockets.unix")
-	}
-	to := &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", fd)}
+	defer unix.Close(at)
+	to := inodeAddr(at)
 	for end := patience(tw.fd); w.waits(); {
 		if v, ended := w.unixTry(tw, inode, to); ended {
 			return v
@@ -113,27 +107,43 @@ func (w *worker) unixTry(tw *twin, inode uint64, to unix.Sockaddr) (v verdict, e
 	return answered, true
 }
 
-// allows says whether the inode is granted. Granted paths are looked up anew:
-// a service that was restarted has a new socket in the same place.
+// reach opens the inode that the caller's path leads to, and judges it. It is
+// held open between the judgement and the connect, so nothing can be put in its
+// place. The caller owns at.
+func (w *worker) reach(s sockaddr) (at int, v verdict) {
+	if s.abstract {
+		return -1, refuse(unix.ECONNREFUSED, describe("@"+s.path), "abstract unix sockets are closed: they belong to the whole host")
+	}
+	at, err := w.open(s.path, unix.O_PATH)
+	if err != nil {
+		return -1, fail(errnoOf(err))
+	}
+	id, mode, err := identify(at)
+	switch {
+	case err != nil:
+		v = fail(errnoOf(err))
+	case mode&unix.S_IFMT != unix.S_IFSOCK:
+		v = fail(unix.ECONNREFUSED)
+	case !w.g.unix.allows(id):
+		v = refuse(unix.EACCES, describe(s.path), "the policy does not list this socket under sockets.unix")
+	default:
+		return at, ok(0)
+	}
+	unix.Close(at)
+	return -1, v
+}
+
+// inodeAddr is the address of an inode that is held open.
+func inodeAddr(at int) unix.Sockaddr {
+	return &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", at)}
+}
+
+// allows says whether the inode is granted.
 func (u *unixPolicy) allows(id fileID) bool {
 	u.mu.Lock()
 	_, own := u.own[id]
 	u.mu.Unlock()
-	if own {
-		return true
-	}
-	for _, p := range u.granted {
-		fd, err := unix.Open(p, unix.O_PATH|unix.O_CLOEXEC, 0)
-		if err != nil {
-			continue
-		}
-		got, _, err := identify(fd)
-		unix.Close(fd)
-		if err == nil && got == id {
-			return true
-		}
-	}
-	return false
+	return own || slices.ContainsFunc(u.granted, func(g Grant) bool { return g.is(id) })
 }
 
 // unixBind makes a pathname socket below a directory that the agent may write.
@@ -188,14 +198,7 @@ func (u *unixPolicy) adopt(dir int, base string, born int64) {
 	}
 }
 
-func (u *unixPolicy) mayWrite(dir string) bool {
-	for _, w := range u.writable {
-		if dir == w || w == "/" || strings.HasPrefix(dir, w+"/") {
-			return true
-		}
-	}
-	return false
-}
+func (u *unixPolicy) mayWrite(dir string) bool { return below(dir, u.writable) }
 
 // open resolves a path as the caller would, from its own working directory.
 // Magic links are refused: /proc/self would mean the supervisor.

@@ -184,7 +184,7 @@ func (n *node) until(what string, limit time.Duration, ok func() bool) error {
 func (n *node) command() (int, error) {
 	cmd := exec.Command(n.Command[0], n.Command[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), n.Env...)
+	cmd.Env = append(append(os.Environ(), "SALLYPORT_BED="+string(n.Dirs)), n.Env...)
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("bed: %w", err)
 	}

@@ -18,7 +18,7 @@ type Options struct {
 	Cache   Cache
 	Runtime string
 	Images  []string // OCI archives to load; their names are in their annotations
-	Command []string // runs in the cluster's namespaces when the node is ready
+	Command []string // runs in the cluster's namespaces when the node is ready; SALLYPORT_BED is the run's directory
 	Env     []string // NAME=VALUE, added for Command
 	Keep    bool     // leave the run's directory, for its logs
 	Log     io.Writer
@@ -52,6 +52,11 @@ func Run(ctx context.Context, o Options) (int, error) {
 	}
 	dir, err := os.MkdirTemp("", "sallyport-bed-")
 	if err != nil {
+		return 0, fmt.Errorf("bed: %w", err)
+	}
+	// the root of a pod with a user namespace passes through; what is inside is
+	// root's own
+	if err := os.Chmod(dir, 0o711); err != nil {
 		return 0, fmt.Errorf("bed: %w", err)
 	}
 	s := spec{Dirs: Dirs(dir), Cache: o.Cache, Runtime: o.Runtime, Images: o.Images, Command: o.Command, Env: o.Env}

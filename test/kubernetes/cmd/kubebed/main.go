@@ -5,6 +5,7 @@
 //	kubebed warm                        exit status 0 if the cache is full
 //	kubebed image -o F -name N [FROM=TO...]   write an agent's image with files of ours
 //	kubebed run [-runtime R] [-image F]... CMD...   run a command in a cluster
+//	kubebed test [-runtime R]... [-run RE]          run the tests, in a cluster of each runtime
 package main
 
 import (
@@ -38,7 +39,7 @@ func run(ctx context.Context, args []string) (int, error) {
 		return 0, err
 	}
 	if len(args) == 0 {
-		return 0, fmt.Errorf("kubebed: expected build, warm, image or run")
+		return 0, fmt.Errorf("kubebed: expected build, warm, image, run or test")
 	}
 	switch args[0] {
 	case "build":
@@ -52,8 +53,10 @@ func run(ctx context.Context, args []string) (int, error) {
 		return 0, image(ctx, cache, args[1:])
 	case "run":
 		return start(ctx, cache, args[1:])
+	case "test":
+		return test(ctx, cache, args[1:])
 	}
-	return 0, fmt.Errorf("kubebed: %q: expected build, warm, image or run", args[0])
+	return 0, fmt.Errorf("kubebed: %q: expected build, warm, image, run or test", args[0])
 }
 
 func start(ctx context.Context, cache bed.Cache, args []string) (int, error) {
