@@ -80,8 +80,10 @@ func sendRules(gated bool) []seccomp.Rule {
 			Why: "as above; where the source goes is in memory, so that the number has to tell what the socket is"},
 		{Name: "receive", Calls: on("recvfrom", "recvmsg", "recvmmsg"), Do: seccomp.Allow,
 			Why: "happens on a socket that was granted, and names nobody"},
-		{Name: "addresses of a stand-in", Calls: on("getsockname", "getpeername"), When: when(onStandIn), Do: brokered,
+		{Name: "own address of a stand-in", Calls: on("getsockname"), When: when(onStandIn), Do: brokered,
 			Why: "c-ares gives up on a socket without an IP address; the gate answers for a stand-in and lets others go on"},
+		{Name: "other end", Calls: on("getpeername"), Do: brokered,
+			Why: "a captured connection ends at the proxy and was asked for elsewhere; the gate names that, and lets the call go on for any other"},
 	}
 }
 

@@ -28,6 +28,7 @@ var resolvers = []resolver{
 	{"c-ares (node's dns.resolve)", "UDP, connected", []string{"node"}, noTCP + `node -e 'require("dns").resolve4("HOST", (e, a) => console.log(e ? e.code : a))'`, "ENOTFOUND"},
 	{"Java", "glibc's", []string{"java"}, `java -cp TOOLS/java Lookup HOST`, "UnknownHostException"},
 	{"musl", "UDP, not connected", []string{"musl-gcc"}, `TOOLS/musl HOST`, "EAI_NONAME"},
+	{"musl 1.2.4 and later (its calls)", "UDP, not connected, recvmsg", []string{"musl-gcc"}, `TOOLS/recvmsg HOST`, "NXDOMAIN"},
 	{"busybox nslookup", "UDP", []string{"busybox"}, `busybox nslookup HOST`, "NXDOMAIN"},
 }
 
@@ -48,6 +49,34 @@ int main(int n, char **a) {
 }
 `
 
+// recvmsgLookup makes the calls of __res_msend in musl 1.2.4 and later, which
+// Debian 12 does not have: a socket that is bound and not connected, a query to
+// the server's address, and an answer that counts only if it names that address.
+const recvmsgLookup = `#include <arpa/inet.h>
+#include <poll.h>
+#include <resolv.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+int main(int n, char **a) {
+	unsigned char q[512], r[512];
+	struct sockaddr_in ns = {.sin_family = AF_INET, .sin_port = htons(53)}, sa = {0}, any = {.sin_family = AF_INET};
+	inet_pton(AF_INET, "203.0.113.53", &ns.sin_addr);
+	int len = res_mkquery(0, a[1], 1, 1, 0, 0, 0, q, sizeof q);
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0 || bind(fd, (void *)&any, sizeof any)) return perror("socket"), 1;
+	if (sendto(fd, q, len, MSG_NOSIGNAL, (void *)&ns, sizeof ns) != len) return perror("sendto"), 1;
+	struct pollfd p = {fd, POLLIN};
+	if (poll(&p, 1, 5000) != 1) return puts("no answer"), 1;
+	struct msghdr mh = {.msg_name = &sa, .msg_namelen = sizeof sa, .msg_iovlen = 1, .msg_iov = (struct iovec[]){{r, sizeof r}}};
+	if (recvmsg(fd, &mh, 0) < 4) return perror("recvmsg"), 1;
+	if (memcmp(&ns, &sa, sizeof ns)) return puts("another source"), 1;
+	if ((r[3] & 15) == 3) return puts("NXDOMAIN"), 1;
+	printf("198.19.%d.%d\n", r[len + 14], r[len + 15]);
+	return 0;
+}
+`
+
 // TestResolvers asks for an allowed and a denied name through each resolver. No
 // connection is made, so nothing is asked of the host's own name server.
 func TestResolvers(t *testing.T) {
@@ -57,6 +86,7 @@ func TestResolvers(t *testing.T) {
 		build(t, filepath.Join(s.dir, "client"), "sallyport/test/programs/client")
 		s.compile(t, "java", "java/Lookup.java", javaLookup, "java", "-m", "jdk.compiler/com.sun.tools.javac.Main", s.dir+"/java/Lookup.java")
 		s.compile(t, "musl-gcc", "musl.c", muslLookup, "musl-gcc", "-static", "-o", s.dir+"/musl", s.dir+"/musl.c")
+		s.compile(t, "musl-gcc", "recvmsg.c", recvmsgLookup, "musl-gcc", "-static", "-o", s.dir+"/recvmsg", s.dir+"/recvmsg.c")
 		rows := "| resolver | asks by | an allowed name | a denied name |\n|---|---|---|---|\n"
 		for _, r := range resolvers {
 			t.Run(r.name, func(t *testing.T) {

@@ -120,6 +120,9 @@ func (w *worker) streamTo(tw *twin, inode uint64, s sockaddr, r Route) verdict {
 		return fail(unix.ECONNABORTED)
 	}
 	book(local)
+	if r.Book && r.To != s.inet {
+		tw.peer = s.inet
+	}
 	if errno == unix.EINPROGRESS && blocking {
 		tw.under, tw.to = s.inet, r.To
 		return w.awaitConnect(tw, inode)

@@ -34,7 +34,8 @@ func notifyFilter() []unix.SockFilter {
 	}
 	return []unix.SockFilter{
 		ld(0),
-		jeq(unix.SYS_SENDTO, 5, 0),
+		jeq(unix.SYS_SENDTO, 6, 0),
+		jeq(unix.SYS_GETPEERNAME, 4, 0),
 		jeq(unix.SYS_SOCKET, 3, 0),
 		jeq(unix.SYS_CONNECT, 2, 0),
 		jeq(unix.SYS_BIND, 1, 0),
@@ -194,6 +195,16 @@ func TestConnectIsCaptured(t *testing.T) {
 s=socket.socket(); s.setblocking(False); e=s.connect_ex(("93.184.216.34",443)); print("first", e)
 select.select([],[s],[],5); print("second", s.connect_ex(("93.184.216.34",443)) in (0, errno.EISCONN), s.getsockopt(1,4))
 s.setblocking(True); s.send(b"x"); print(s.recv(100).decode())`, "first 115\nsecond True 0\nwanted 93.184.216.34:443"},
+		{"peer", `s=socket.create_connection(("93.184.216.34",443)); print(s.getpeername())`, "('93.184.216.34', 443)"},
+		{"peer, v6", `s=socket.create_connection(("2606:2800:220:1::1",443)); print(s.getpeername()[:2])`, "('2606:2800:220:1::1', 443)"},
+		{"peer, mapped", `s=socket.socket(socket.AF_INET6); s.connect(("::ffff:93.184.216.34",80)); print(s.getpeername()[:2])`, "('::ffff:93.184.216.34', 80)"},
+		{"peer, cut short", `
+import ctypes; l=ctypes.CDLL(None); s=socket.create_connection(("93.184.216.34",443)); b=(ctypes.c_ubyte*16)(*[9]*16); n=ctypes.c_uint(6)
+print(l.getpeername(s.fileno(),b,ctypes.byref(n)), n.value, list(b)[2:8])`, "0 16 [1, 187, 93, 184, 9, 9]"},
+		{"peer of others", `
+print(repr(socket.socketpair()[0].getpeername()))
+try: socket.socket().getpeername()
+except OSError as e: print(e.errno)`, "''\n107"},
 		{"refused", `print(socket.socket().connect_ex(("93.184.216.34",9)))`, "13"},
 		{"fin reaches the server", `
 s=socket.create_connection(("93.184.216.34",443)); s.send(b"x"); s.shutdown(1); print(len(s.recv(100))>0); s.close()`, "True"},

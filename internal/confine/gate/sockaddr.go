@@ -88,3 +88,19 @@ func parseUnix(s sockaddr, b []byte) (sockaddr, unix.Errno) {
 	s.path = string(p)
 	return s, 0
 }
+
+// sockaddrOf is a socket address as the kernel writes it; an IPv6 socket sees an
+// IPv4 address in its mapped form.
+func sockaddrOf(a netip.AddrPort, six bool) []byte {
+	b := make([]byte, unix.SizeofSockaddrInet4)
+	family, at, ip := uint16(unix.AF_INET), 4, a.Addr().AsSlice()
+	if six {
+		all := a.Addr().As16()
+		b = make([]byte, unix.SizeofSockaddrInet6)
+		family, at, ip = unix.AF_INET6, 8, all[:]
+	}
+	binary.NativeEndian.PutUint16(b, family)
+	binary.BigEndian.PutUint16(b[2:], a.Port())
+	copy(b[at:], ip)
+	return b
+}

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -65,7 +66,7 @@ func (tw *twin) server() []byte {
 	return tw.asked
 }
 
-// getsockname and getpeername answer for a stand-in as for a UDP socket.
+// getsockname answers for a stand-in as for a UDP socket.
 func (w *worker) getsockname() verdict {
 	tw := w.standInAt()
 	if tw == nil {
@@ -73,21 +74,26 @@ func (w *worker) getsockname() verdict {
 	}
 	// An address of loopback, in the family of the server that was asked. The
 	// port means nothing: nobody can send to it.
-	own := make([]byte, unix.SizeofSockaddrInet4)
-	family, at := uint16(unix.AF_INET), []byte{127, 0, 0, 1}
+	port := 1<<15 | uint16(tw.inode.Load())
 	if len(tw.server()) == unix.SizeofSockaddrInet6 {
-		own = make([]byte, unix.SizeofSockaddrInet6)
-		family, at = unix.AF_INET6, append(make([]byte, 4+15), 1)
+		return w.name(sockaddrOf(netip.AddrPortFrom(netip.IPv6Loopback(), port), true))
 	}
-	binary.NativeEndian.PutUint16(own, family)
-	binary.BigEndian.PutUint16(own[2:], 1<<15|uint16(tw.inode.Load()))
-	copy(own[4:], at)
-	return w.name(own)
+	return w.name(sockaddrOf(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port), false))
 }
 
+// getpeername names what the agent asked for, and not the proxy that it was
+// connected to in its place.
 func (w *worker) getpeername() verdict {
-	tw := w.standInAt()
+	tw, inode, v := w.socketAt(int(int32(w.n.Args[0])))
+	if v.errno != 0 {
+		return pass
+	}
 	if tw == nil {
+		if o, known := w.g.table.peerOf(inode); known {
+			return w.name(sockaddrOf(o.peer, o.six))
+		}
+	}
+	if tw == nil || tw.kind != kindDatagram {
 		return pass
 	}
 	if len(tw.server()) == 0 {

@@ -30,6 +30,7 @@ type twin struct {
 	under    netip.AddrPort // what is wanted by a connect that is under way,
 	to       netip.AddrPort // and where it leads
 	file     bool           // a pathname unix socket is bound
+	peer     netip.AddrPort // what the agent asked for, if it is to be told so
 	dgram    Datagrams
 	messages *messages // of a kindMessage
 	asked    []byte    // of a stand-in: the name server that was asked last, a sockaddr
@@ -66,6 +67,8 @@ type table struct {
 type outcome struct {
 	errno unix.Errno
 	heard bool
+	peer  netip.AddrPort // what the agent asked for, where that is not what it got
+	six   bool           // by an IPv6 socket
 }
 
 func (t *table) init(most int) {
@@ -108,7 +111,7 @@ func (t *table) finish(inode uint64, tw *twin) {
 	}
 	t.ring[t.next] = inode
 	t.next = (t.next + 1) % len(t.ring)
-	t.connected[inode] = outcome{heard: true}
+	t.connected[inode] = outcome{heard: true, peer: tw.peer, six: tw.kind == kindStream6}
 	t.mu.Unlock()
 	tw.release()
 }
@@ -127,8 +130,9 @@ func (tw *twin) release() {
 func (t *table) unheard(inode uint64, errno unix.Errno) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, known := t.connected[inode]; known {
-		t.connected[inode] = outcome{errno, false}
+	if o, known := t.connected[inode]; known {
+		o.errno, o.heard = errno, false
+		t.connected[inode] = o
 	}
 }
 
@@ -139,9 +143,19 @@ func (t *table) replay(inode uint64) (o outcome, known bool) {
 	defer t.mu.Unlock()
 	o, known = t.connected[inode]
 	if known && !o.heard {
-		t.connected[inode] = outcome{o.errno, true}
+		heard := o
+		heard.heard = true
+		t.connected[inode] = heard
 	}
 	return o, known
+}
+
+// peerOf is what the agent asked for when it connected a socket.
+func (t *table) peerOf(inode uint64) (o outcome, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o = t.connected[inode]
+	return o, o.peer.IsValid()
 }
 
 // dropTwin forgets a twin without an outcome, when its agent end was never made

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -95,5 +96,43 @@ func TestMemory_fault(t *testing.T) {
 	}
 	if n, err := WriteMem(os.Getpid(), end-8, make([]byte, 8)); n != 8 || err != nil {
 		t.Errorf("WriteMem up to the border = %d, %v", n, err)
+	}
+}
+
+// What OpenMem opened stays the memory of that process when it is gone and its
+// number is free.
+func TestOpenMem(t *testing.T) {
+	buf, addr := page(t)
+	fd, err := OpenMem(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if n, err := unix.Pwrite(fd, []byte("written"), int64(addr)); n != 7 || err != nil {
+		t.Fatalf("Pwrite = %d, %v", n, err)
+	}
+	if got := string(buf[:7]); got != "written" {
+		t.Errorf("memory holds %q", got)
+	}
+	gone := exec.Command("cat")
+	in, err := gone.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.Start(); err != nil {
+		t.Fatal(err)
+	}
+	other, err := OpenMem(gone.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(other)
+	in.Close()
+	gone.Wait()
+	if n, _ := unix.Pwrite(other, []byte("x"), int64(addr)); n > 0 {
+		t.Errorf("wrote %d bytes to a process that is gone", n)
+	}
+	if _, err := OpenMem(gone.Process.Pid); err == nil {
+		t.Error("opened the memory of a process that is gone")
 	}
 }
