@@ -1,0 +1,247 @@
+package proxy
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/internal/egress/inspect"
+	"sallyport/internal/event"
+)
+
+// breaks are servers that do not answer as they should, by hand.
+var breaks = map[string]struct {
+	serve  func(c net.Conn, head string)
+	status int
+	code   code
+}{
+	"reset":        {func(c net.Conn, _ string) { reset(c) }, 502, upstreamInvalid},
+	"half-close":   {func(c net.Conn, _ string) { c.(*tls.Conn).CloseWrite(); io.Copy(io.Discard, c) }, 502, upstreamInvalid},
+	"silent":       {func(c net.Conn, _ string) { io.Copy(io.Discard, c) }, 504, upstreamTimeout},
+	"half a head":  {func(c net.Conn, _ string) { io.WriteString(c, "HTTP/1.1 200 O"); io.Copy(io.Discard, c) }, 504, upstreamTimeout},
+	"not HTTP":     {func(c net.Conn, _ string) { io.WriteString(c, "hello, this is no HTTP\r\n\r\n") }, 502, upstreamInvalid},
+	"endless head": {func(c net.Conn, _ string) { endless(c, "X: "+strings.Repeat("y", 1000)+"\r\n") }, 502, upstreamInvalid},
+	"endless 1xx":  {func(c net.Conn, _ string) { interims(c) }, 502, upstreamInvalid},
+	"two framings": {func(c net.Conn, _ string) {
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab")
+	}, 502, upstreamInvalid},
+	"unasked switch": {func(c net.Conn, _ string) {
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n")
+	}, 502, upstreamInvalid},
+}
+
+func reset(c net.Conn) {
+	c.(*tls.Conn).NetConn().(*net.TCPConn).SetLinger(0)
+	c.(*tls.Conn).NetConn().Close()
+}
+
+func endless(c net.Conn, line string) {
+	io.WriteString(c, "HTTP/1.1 200 OK\r\n")
+	for {
+		if _, err := io.WriteString(c, line); err != nil {
+			return
+		}
+	}
+}
+
+func interims(c net.Conn) {
+	for {
+		if _, err := io.WriteString(c, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"); err != nil {
+			return
+		}
+	}
+}
+
+func short(o *Options) {
+	o.Limits.Answer, o.Limits.HeadTime, o.Limits.Dial = 300*time.Millisecond, 2*time.Second, 2*time.Second
+}
+
+// TestBrokenServers: whatever a server does, the agent gets an answer that says
+// so, and an event says it to the person.
+func TestBrokenServers(t *testing.T) {
+	for why, b := range breaks {
+		t.Run(why, func(t *testing.T) {
+			t.Parallel()
+			w, own := inspecting(t, policyOf(t, readOnlyPolicy), short, func(o *Options) { o.Limits.HeadTime = time.Second })
+			w.secureRaw("api.example.com:443", func(c net.Conn, br *bufio.Reader) {
+				if r, err := http.ReadRequest(br); err == nil {
+					b.serve(c, r.RequestURI)
+				}
+			})
+			c := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+			c.say("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+			resp, body := c.final()
+			var a answer
+			if json.Unmarshal([]byte(body), &a) != nil || resp.StatusCode != b.status || a.Error != b.code {
+				t.Errorf("%s %s, want %d %s", resp.Status, body, b.status, b.code)
+			}
+			w.event(func(e event.Event) bool { return e.StatusCode == string(b.code) })
+		})
+	}
+}
+
+// final skips interim answers.
+func (r *raw) final() (*http.Response, string) {
+	r.t.Helper()
+	for {
+		resp, err := http.ReadResponse(r.br, &http.Request{Method: "GET"})
+		if err != nil {
+			r.t.Fatalf("reading the answer: %v", err)
+		}
+		if resp.StatusCode < 200 {
+			continue
+		}
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			r.t.Fatalf("reading the body: %v", err)
+		}
+		return resp, string(b)
+	}
+}
+
+// TestBrokenTLS: a server that does not prove who it is is never spoken to.
+func TestBrokenTLS(t *testing.T) {
+	stranger, err := inspect.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown, err := stranger.Server("api.example.com", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	misnamed, err := public().Server("www.example.com", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := misnamed.Clone()
+	old.MaxVersion = tls.VersionTLS11
+	for why, c := range map[string]struct {
+		cfg    *tls.Config
+		status int
+		code   code
+	}{
+		"unknown authority": {unknown, 502, upstreamCertificate},
+		"another name":      {misnamed, 502, upstreamCertificate},
+		"TLS 1.1":           {old, 502, upstreamInvalid},
+	} {
+		for _, h2 := range []bool{false, true} {
+			t.Run(why, func(t *testing.T) {
+				w, own := inspecting(t, policyOf(t, readOnlyPolicy))
+				var got seen
+				w.secureServer(c.cfg, &http.Server{Handler: http.HandlerFunc(got.recording), ErrorLog: quiet()}, "api.example.com", "443")
+				resp, err := w.client(own, h2).Get("https://api.example.com/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				var a answer
+				if json.NewDecoder(resp.Body).Decode(&a) != nil || resp.StatusCode != c.status || a.Error != c.code {
+					t.Errorf("h2 %v: %s %+v, want %d %s", h2, resp.Status, a, c.status, c.code)
+				}
+				if len(got.all()) > 0 {
+					t.Errorf("the server saw %q", got.all())
+				}
+			})
+		}
+	}
+}
+
+// TestServerThatIsNoTLS ends in an answer, too.
+func TestServerThatIsNoTLS(t *testing.T) {
+	for why, serve := range map[string]func(*net.TCPConn){
+		"plain":  func(c *net.TCPConn) { io.WriteString(c, "SSH-2.0-OpenSSH\r\n") },
+		"closes": func(*net.TCPConn) {},
+		"silent": func(c *net.TCPConn) { io.Copy(io.Discard, c) },
+	} {
+		t.Run(why, func(t *testing.T) {
+			w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.Dial = 300 * time.Millisecond })
+			w.origin(serve, "api.example.com:443")
+			for _, h2 := range []bool{false, true} {
+				resp, err := w.client(own, h2).Get("https://api.example.com/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if want := map[bool]int{true: 504, false: 502}[why == "silent"]; resp.StatusCode != want {
+					t.Errorf("h2 %v: %s, want %d", h2, resp.Status, want)
+				}
+			}
+		})
+	}
+}
+
+// TestCutAnswer: half an answer does not look like a whole one.
+func TestCutAnswer(t *testing.T) {
+	for framing, text := range map[string]string{
+		"length": "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+		"chunks": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+	} {
+		t.Run(framing, func(t *testing.T) {
+			w, own := inspecting(t, policyOf(t, readOnlyPolicy))
+			w.secureRaw("api.example.com:443", func(c net.Conn, br *bufio.Reader) {
+				if _, err := http.ReadRequest(br); err == nil {
+					io.WriteString(c, text)
+				}
+			})
+			resp, err := w.client(own, false).Get("https://api.example.com/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if b, err := io.ReadAll(resp.Body); err == nil {
+				t.Errorf("the body ended well after %q", b)
+			}
+		})
+	}
+}
+
+// TestBrokenStreams is the same for servers that speak HTTP/2.
+func TestBrokenStreams(t *testing.T) {
+	preface := func(br *bufio.Reader) bool {
+		b := make([]byte, len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+		_, err := io.ReadFull(br, b)
+		return err == nil
+	}
+	settings := "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+	for why, c := range map[string]struct {
+		serve  func(net.Conn, *bufio.Reader)
+		status int
+	}{
+		"closes": {func(net.Conn, *bufio.Reader) {}, 502},
+		"invalid frame": {func(c net.Conn, br *bufio.Reader) {
+			io.WriteString(c, settings+"\x00\x00\x05\x01\x04\x00\x00\x00\x02hello")
+			io.Copy(io.Discard, br)
+		}, 502},
+		"goaway": {func(c net.Conn, br *bufio.Reader) {
+			io.WriteString(c, settings+"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02")
+			io.Copy(io.Discard, br)
+		}, 502},
+		"silent": {func(c net.Conn, br *bufio.Reader) { io.WriteString(c, settings); io.Copy(io.Discard, br) }, 504},
+		"HTTP/1": {func(c net.Conn, _ *bufio.Reader) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n") }, 502},
+	} {
+		t.Run(why, func(t *testing.T) {
+			t.Parallel()
+			w, own := inspecting(t, policyOf(t, readOnlyPolicy), short)
+			w.secureRaw("api.example.com:443", func(conn net.Conn, br *bufio.Reader) {
+				if preface(br) {
+					c.serve(conn, br)
+				}
+			}, "h2")
+			resp, err := w.client(own, true).Get("https://api.example.com/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != c.status {
+				b, _ := io.ReadAll(resp.Body)
+				t.Errorf("%s %s, want %d", resp.Status, b, c.status)
+			}
+		})
+	}
+}
