@@ -249,6 +249,7 @@ func TestConnectionsAreShared(t *testing.T) {
 			io.Copy(io.Discard, resp.Body)
 			resp.Body.Close()
 			client.CloseIdleConnections()
+			w.kept(1)
 		}
 		for range 3 {
 			get()
@@ -262,6 +263,29 @@ func TestConnectionsAreShared(t *testing.T) {
 			t.Errorf("%d connections after a new policy, want 2", n)
 		}
 	})
+}
+
+// kept waits until the pool has n connections: that is a moment after the client
+// has its answer.
+func (w *world) kept(n int) {
+	w.t.Helper()
+	p := &w.server.pool
+	w.eventually(fmt.Sprintf("the pool holds %d connections", n), func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.n == n
+	})
+}
+
+// eventually waits for something that has no event.
+func (w *world) eventually(what string, is func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			w.t.Errorf("not so after ten seconds: %s", what)
+			return
+		}
+	}
 }
 
 // TestStaleConnection: a server that closed a kept connection is no error to the

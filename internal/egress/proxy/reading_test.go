@@ -1,0 +1,300 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"sallyport/internal/event"
+)
+
+const bodiesPolicy = `      - host: api.example.com
+        port: 443
+        protocol: json-rpc
+        path: /rpc
+        enforcement: enforce
+        json_rpc: {max_body_bytes: 1024}
+        rules: [{allow: {method: get_balance}}]
+      - host: api.example.com
+        port: 443
+        protocol: graphql
+        path: /graphql
+        enforcement: enforce
+        access: read-only
+      - host: api.example.com
+        port: 443
+        protocol: mcp
+        path: /mcp
+        enforcement: enforce
+        rules: [{allow: {method: tools/call, tool: {any: [read_file]}}}, {allow: {method: tools/list}}]`
+
+// TestBodiesAreRead: rules about what is in a body hold, and the server gets the
+// bytes that were judged.
+func TestBodiesAreRead(t *testing.T) {
+	versions(t, func(t *testing.T, h2 bool) {
+		w, own := inspecting(t, policyOf(t, bodiesPolicy))
+		var got seen
+		w.secureWeb(h2, got.recording, "api.example.com:443")
+		client := w.client(own, h2)
+		rpc := func(m string) string { return `{"jsonrpc": "2.0", "id": 1,  "method": "` + m + `"}` }
+		call := func(tool string) string {
+			return `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"` + tool + `","arguments":{}}}`
+		}
+		for _, c := range []struct {
+			path, body string
+			status     int
+		}{
+			{"/rpc", rpc("get_balance"), 200},
+			{"/rpc", rpc("send_money"), 403},
+			{"/rpc", "[" + rpc("get_balance") + "," + rpc("send_money") + "]", 403},
+			{"/rpc", `{"jsonrpc":"2.0","id":1,"method":"get_balance","method":"send_money"}`, 403},
+			{"/rpc", `not JSON`, 403},
+			{"/rpc", rpc("get_" + strings.Repeat("x", 2000)), 413},
+			{"/graphql", `{"query":"query { viewer { login } }"}`, 200},
+			{"/graphql", `{"query":"mutation { deleteAll }"}`, 403},
+			{"/graphql", `{"query":"{"}`, 403},
+			{"/mcp", call("read_file"), 200},
+			{"/mcp", call("delete_file"), 403},
+			{"/mcp", rpc("tools/list"), 200},
+			{"/mcp", rpc("resources/read"), 403},
+			{"/other", `{}`, 403},
+		} {
+			before := len(got.all())
+			resp, err := client.Post("https://api.example.com"+c.path, "application/json", strings.NewReader(c.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			answered, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if resp.StatusCode != c.status {
+				t.Errorf("%s %.60s: %s %s, want %d", c.path, c.body, resp.Status, answered, c.status)
+			}
+			now := got.all()
+			switch {
+			case c.status != 200 && len(now) != before:
+				t.Errorf("%s %.60s: the server saw %q", c.path, c.body, now[before:])
+			case c.status == 200 && (len(now) != before+1 || now[before] != fmt.Sprintf("POST api.example.com %s %q", c.path, c.body)):
+				t.Errorf("%s %.60s: the server saw %q", c.path, c.body, now[before:])
+			}
+		}
+		w.eventually("no body is held", func() bool { return w.server.held.Load() == 0 })
+	})
+}
+
+// TestExpectIsAnswered: a client that waits before it sends a body that is held
+// is told to go on.
+func TestExpectIsAnswered(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, bodiesPolicy))
+	var got seen
+	w.secureWeb(false, got.recording, "api.example.com:443")
+	c := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+	body := `{"jsonrpc":"2.0","id":1,"method":"get_balance"}`
+	c.say(fmt.Sprintf("POST /rpc HTTP/1.1\r\nHost: api.example.com\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", len(body)))
+	if r, err := http.ReadResponse(c.br, nil); err != nil || r.StatusCode != 100 {
+		t.Fatalf("%v %v, want 100", r, err)
+	}
+	if r, b := c.say(body).answer("POST"); r.StatusCode != 200 || b != "ok" {
+		t.Errorf("%s %s", r.Status, b)
+	}
+}
+
+// TestHeldBodiesAreBounded in time, in size and all together.
+func TestHeldBodiesAreBounded(t *testing.T) {
+	head := "POST /rpc HTTP/1.1\r\nHost: api.example.com\r\nContent-Type: application/json\r\n"
+	for why, c := range map[string]struct {
+		text   string
+		limits func(*Limits)
+		status int
+		reason string
+	}{
+		"slow":           {head + "Content-Length: 100\r\n\r\n{", func(l *Limits) { l.BodyTime = 100 * time.Millisecond }, 408, "body_timeout"},
+		"declared large": {head + "Content-Length: 2000\r\n\r\n", func(*Limits) {}, 413, "body_too_large"},
+		"chunked large":  {head + "Transfer-Encoding: chunked\r\n\r\n7d0\r\n" + strings.Repeat("x", 2000) + "\r\n0\r\n\r\n", func(*Limits) {}, 413, "body_too_large"},
+		"together":       {head + "Content-Length: 100\r\n\r\n", func(l *Limits) { l.Held = 99 }, 503, "too_many_bodies"},
+	} {
+		t.Run(why, func(t *testing.T) {
+			w, own := inspecting(t, policyOf(t, bodiesPolicy), func(o *Options) { c.limits(&o.Limits) })
+			r := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+			resp, body := r.say(c.text).answer("POST")
+			if resp.StatusCode != c.status || !strings.Contains(body, `"`+c.reason+`"`) {
+				t.Errorf("%s %s, want %d", resp.Status, body, c.status)
+			}
+			r.ends()
+			w.event(func(e event.Event) bool { return e.StatusCode == c.reason })
+			w.eventually("no body is held", func() bool { return w.server.held.Load() == 0 })
+		})
+	}
+}
+
+const socketPolicy = `      - host: api.example.com
+        port: 443
+        protocol: websocket
+        path: /chat
+        enforcement: enforce
+        rules: [{allow: {method: GET}}, {allow: {method: WEBSOCKET_TEXT}}]
+      - host: api.example.com
+        port: 443
+        protocol: websocket
+        path: /listen
+        enforcement: enforce
+        access: read-only
+      - host: api.example.com
+        port: 443
+        protocol: websocket
+        path: /graph
+        enforcement: enforce
+        rules: [{allow: {operation_type: query}}, {allow: {method: GET}}]
+      - {host: api.example.com, port: 443, protocol: rest, path: /rest, access: full, enforcement: enforce}`
+
+// echoing is a websocket server that says again what it hears.
+func echoing(t *testing.T) http.HandlerFunc {
+	return func(rw http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(rw, r, &websocket.AcceptOptions{Subprotocols: []string{"graphql-transport-ws"}, CompressionMode: websocket.CompressionNoContextTakeover})
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		c.SetReadLimit(1 << 20)
+		for {
+			kind, b, err := c.Read(r.Context())
+			if err != nil {
+				return
+			}
+			if err := c.Write(r.Context(), kind, b); err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (w *world) socket(c *http.Client, path string) (*websocket.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	w.t.Cleanup(cancel)
+	conn, resp, err := websocket.Dial(ctx, "wss://api.example.com"+path, &websocket.DialOptions{
+		HTTPClient: c, Subprotocols: []string{"graphql-transport-ws"}, CompressionMode: websocket.CompressionNoContextTakeover,
+	})
+	if err != nil && resp != nil {
+		err = fmt.Errorf("%d: %w", resp.StatusCode, err)
+	}
+	if conn != nil {
+		w.t.Cleanup(func() { conn.CloseNow() })
+	}
+	return conn, err
+}
+
+// TestWebSocket: an upgrade is judged, and each text message after it.
+func TestWebSocket(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, socketPolicy))
+	w.secureWeb(false, echoing(t), "api.example.com:443")
+	client := w.client(own, false)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+
+	c, err := w.socket(client, "/chat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"hello", strings.Repeat("long ", 10000)} {
+		if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		c.SetReadLimit(1 << 20)
+		if _, b, err := c.Read(ctx); err != nil || string(b) != text {
+			t.Errorf("%.20q came back as %.20q, %v", text, b, err)
+		}
+	}
+	if err := c.Close(websocket.StatusNormalClosure, "bye"); err != nil {
+		t.Errorf("closing: %v", err)
+	}
+
+	for path, send := range map[string]string{
+		"/listen": "anything",
+		"/graph":  `{"id":"1","type":"subscribe","payload":{"query":"mutation { deleteAll }"}}`,
+	} {
+		c, err := w.socket(client, path)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if err := c.Write(ctx, websocket.MessageText, []byte(send)); err != nil {
+			t.Fatal(err)
+		}
+		_, b, err := c.Read(ctx)
+		var closed websocket.CloseError
+		if !errors.As(err, &closed) || closed.Code != websocket.StatusPolicyViolation {
+			t.Errorf("%s: %q, %v, want close 1008", path, b, err)
+		}
+	}
+	e := w.event(func(e event.Event) bool { return e.DispositionID == event.Blocked })
+	if e.HTTPRequest == nil || e.HTTPRequest.HTTPMethod != "WEBSOCKET_TEXT" {
+		t.Errorf("event %+v", e)
+	}
+
+	c, err = w.socket(client, "/graph")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{`{"type":"connection_init"}`, `{"id":"1","type":"subscribe","payload":{"query":"{ viewer }"}}`} {
+		if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if _, b, err := c.Read(ctx); err != nil || string(b) != text {
+			t.Errorf("%q came back as %q, %v", text, b, err)
+		}
+	}
+	if err := c.Write(ctx, websocket.MessageBinary, []byte{1}); err == nil {
+		if _, _, err := c.Read(ctx); websocket.CloseStatus(err) != websocket.StatusPolicyViolation && websocket.CloseStatus(err) != websocket.StatusUnsupportedData {
+			t.Errorf("binary: %v, want a close", err)
+		}
+	}
+}
+
+// TestUpgradeNeedsItsEndpoint: rules that read requests are no cover for a
+// tunnel.
+func TestUpgradeNeedsItsEndpoint(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, socketPolicy))
+	w.secureWeb(false, echoing(t), "api.example.com:443")
+	client := w.client(own, false)
+	for path, status := range map[string]string{"/rest": "403", "/none": "403"} {
+		if _, err := w.socket(client, path); err == nil || !strings.HasPrefix(err.Error(), status) {
+			t.Errorf("%s: %v, want %s", path, err, status)
+		}
+	}
+	c := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+	r, _ := c.say("GET /chat HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: short\r\n\r\n").answer("GET")
+	if r.StatusCode != 400 {
+		t.Errorf("bad key: %s, want 400", r.Status)
+	}
+}
+
+// TestPolicyChangeEndsWebSockets in the protocol's own words.
+func TestPolicyChangeEndsWebSockets(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, socketPolicy))
+	w.secureWeb(false, echoing(t), "api.example.com:443")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	c, err := w.socket(w.client(own, false), "/chat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Write(ctx, websocket.MessageText, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.Read(ctx); err != nil {
+		t.Fatal(err)
+	}
+	next := policyOf(t, bodiesPolicy)
+	w.server.SetDecider(next)
+	if n := w.server.CloseDisallowed(func(Query) bool { return true }); n != 1 {
+		t.Errorf("%d ended, want 1", n)
+	}
+	if _, _, err := c.Read(ctx); websocket.CloseStatus(err) != websocket.StatusServiceRestart {
+		t.Errorf("%v, want close 1012", err)
+	}
+}
