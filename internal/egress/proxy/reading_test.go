@@ -153,8 +153,8 @@ const socketPolicy = `      - host: api.example.com
         rules: [{allow: {operation_type: query}}, {allow: {method: GET}}]
       - {host: api.example.com, port: 443, protocol: rest, path: /rest, access: full, enforcement: enforce}`
 
-// echoing is a websocket server that says again what it hears.
-func echoing(t *testing.T) http.HandlerFunc {
+// talking is a websocket server that says again what it hears.
+func talking(t *testing.T) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(rw, r, &websocket.AcceptOptions{Subprotocols: []string{"graphql-transport-ws"}, CompressionMode: websocket.CompressionNoContextTakeover})
 		if err != nil {
@@ -192,7 +192,7 @@ func (w *world) socket(c *http.Client, path string) (*websocket.Conn, error) {
 // TestWebSocket: an upgrade is judged, and each text message after it.
 func TestWebSocket(t *testing.T) {
 	w, own := inspecting(t, policyOf(t, socketPolicy))
-	w.secureWeb(false, echoing(t), "api.example.com:443")
+	w.secureWeb(false, talking(t), "api.example.com:443")
 	client := w.client(own, false)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -259,7 +259,7 @@ func TestWebSocket(t *testing.T) {
 // tunnel.
 func TestUpgradeNeedsItsEndpoint(t *testing.T) {
 	w, own := inspecting(t, policyOf(t, socketPolicy))
-	w.secureWeb(false, echoing(t), "api.example.com:443")
+	w.secureWeb(false, talking(t), "api.example.com:443")
 	client := w.client(own, false)
 	for path, status := range map[string]string{"/rest": "403", "/none": "403"} {
 		if _, err := w.socket(client, path); err == nil || !strings.HasPrefix(err.Error(), status) {
@@ -276,7 +276,7 @@ func TestUpgradeNeedsItsEndpoint(t *testing.T) {
 // TestPolicyChangeEndsWebSockets in the protocol's own words.
 func TestPolicyChangeEndsWebSockets(t *testing.T) {
 	w, own := inspecting(t, policyOf(t, socketPolicy))
-	w.secureWeb(false, echoing(t), "api.example.com:443")
+	w.secureWeb(false, talking(t), "api.example.com:443")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	c, err := w.socket(w.client(own, false), "/chat")

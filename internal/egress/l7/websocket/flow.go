@@ -155,6 +155,9 @@ func (f *flow) control(h header) error {
 		f.violated(err.(*CloseError))
 		return errEnd
 	}
+	if f.ended.Load() {
+		return errEnd // it answers a Close of ours, and the other side has been sent its own
+	}
 	if err := f.to.frame(h, b); err != nil {
 		return err
 	}
