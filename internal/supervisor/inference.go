@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -28,8 +30,8 @@ func (s *sandbox) localHosts() (proxy.Local, error) {
 		}
 	}
 	s.backends = &http.Transport{
-		DialTLSContext: s.dialBackend, MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute, DisableCompression: true,
-		MaxResponseHeaderBytes: 64 << 10, DialContext: (&net.Dialer{Timeout: backendDial}).DialContext,
+		DialContext: s.dialBackend, DialTLSContext: s.dialBackendTLS,
+		MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10,
 	}
 	router, err := inference.New(inference.Options{Config: c, Keys: s.creds.injector, Transport: s.backends})
 	if err != nil {
@@ -41,9 +43,35 @@ func (s *sandbox) localHosts() (proxy.Local, error) {
 // backendDial bounds connecting to a backend.
 const backendDial = 15 * time.Second
 
-// dialBackend connects to a backend, which the configuration names and the agent
-// cannot choose, and verifies it like any server.
+// dialBackend connects to a backend. The configuration names it, and the agent
+// cannot choose it: it may be on this host or in a private network.
 func (s *sandbox) dialBackend(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, backendDial)
+	defer cancel()
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := (&proxy.SystemResolver{Fixed: s.o.Resolve}).Resolve(ctx, host)
+	if a, no := netip.ParseAddr(host); no == nil {
+		addrs, err = []netip.Addr{a}, nil
+	}
+	var d net.Dialer
+	for _, a := range addrs {
+		var c net.Conn
+		if c, err = d.DialContext(ctx, network, net.JoinHostPort(a.String(), port)); err == nil {
+			return c, nil
+		}
+	}
+	if err == nil {
+		err = errors.New("no addresses")
+	}
+	return nil, err
+}
+
+// dialBackendTLS is dialBackend with TLS; the backend is verified like any
+// server.
+func (s *sandbox) dialBackendTLS(ctx context.Context, network, addr string) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -52,8 +80,16 @@ func (s *sandbox) dialBackend(ctx context.Context, network, addr string) (net.Co
 	if err != nil {
 		return nil, err
 	}
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: backendDial}, Config: cfg}
-	return d.DialContext(ctx, network, addr)
+	c, err := s.dialBackend(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	t := tls.Client(c, cfg)
+	if err := t.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return t, nil
 }
 
 // dialects are the variables by which client libraries find an API and its key.
