@@ -70,6 +70,7 @@ type Case struct {
 	files   bool     // has a directory outside of the grants to itself
 	open    string   // why this is not covered: a documented hole, not an escape
 	limit   time.Duration
+	raced   bool                        // takes as long as the number of races
 	outside func(*scene, string) string // answers what the attack tells
 }
 
@@ -99,9 +100,12 @@ func (c Case) stoppedBy(errno string) (Wall, bool) {
 }
 
 // defaultLimit is how long a case may take on each side.
-const defaultLimit = 10 * time.Second
+const defaultLimit = 30 * time.Second
 
-func (c Case) patience() time.Duration {
+func (c Case) patience(races int) time.Duration {
+	if c.raced {
+		return 2*time.Minute + time.Duration(races)*20*time.Millisecond
+	}
 	if c.limit != 0 {
 		return c.limit
 	}

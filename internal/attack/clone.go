@@ -105,7 +105,7 @@ func connectRaceClone(a *agent) {
 		a.try("clone", func() error { return faultf("clone: %w", unix.Errno(-pid)) })
 		return
 	}
-	a.race("clone", a.Races/share, func() error { return a.racedConnect(at, bad) })
+	a.race("clone", func() error { return a.racedConnect(at, bad) })
 	stop[0] = 1
 	unix.Wait4(int(pid), nil, unix.WALL, nil)
 }

@@ -241,7 +241,7 @@ func linkRace(a *agent) {
 			unix.Renameat2(unix.AT_FDCWD, mine, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
 		}
 	}()
-	a.race("rename", a.Races/share, func() error {
+	a.race("rename", func() error {
 		return a.readFD(unix.Open(mine, unix.O_RDONLY|unix.O_CLOEXEC, 0))
 	})
 	stop.Store(true)

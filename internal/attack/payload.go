@@ -111,7 +111,7 @@ func driveCase(spec Spec, path string, c Case) {
 	a.say(line{State: lineBegin})
 	for range maxDeaths {
 		skip := progress(spec, c.Name)
-		sig, late := run(spec, c.Name, c.patience(), "case", path, c.Name, strconv.Itoa(skip))
+		sig, late := run(spec, c.Name, c.patience(spec.Races), "case", path, c.Name, strconv.Itoa(skip))
 		a.say(line{State: lineEnd, Errno: sig, Detail: late})
 		if sig == "" || progress(spec, c.Name) == skip {
 			break

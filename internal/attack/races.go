@@ -24,9 +24,6 @@ const (
 	controlBudget = 90 * time.Second
 )
 
-// share is the part of the races that each of the smaller ones runs.
-const share = 10
-
 // flip writes two values to one word, in turn, until stop is set. It runs on a
 // thread of its own.
 func flip(at *uint64, a, b uint64, stop *atomic.Bool) {
@@ -43,14 +40,20 @@ func flip(at *uint64, a, b uint64, stop *atomic.Bool) {
 	}
 }
 
-// race runs once n times or until time is up. Unsandboxed it stops at the first
-// win, and goes on beyond n until there is one.
-func (a *agent) race(name string, n int, once func() error) {
+// race runs once as often as the spec says, or for as long as the budget lasts.
+// Unsandboxed it stops at the first win, and goes on until there is one.
+func (a *agent) race(name string, once func() error) {
+	n, budget := a.Races, time.Hour
+	switch {
+	case !a.Inside:
+		n, budget = math.MaxInt, controlBudget
+	case n == 0 && a.name == mainRace:
+		n, budget = DefaultRaces, raceBudget
+	case n == 0:
+		n, budget = DefaultRaces/10, raceBudget
+	}
 	a.try(name, func() error {
-		end := time.Now().Add(raceBudget)
-		if !a.Inside {
-			n, end = math.MaxInt, time.Now().Add(controlBudget)
-		}
+		end := time.Now().Add(budget)
 		won, done := 0, 0
 		for ; done < n && (done%64 != 0 || time.Now().Before(end)); done++ {
 			err := once()
@@ -77,7 +80,11 @@ func first8(ap netip.AddrPort) uint64 { return *word(sockaddr(ap)) }
 // racedConnect connects to whatever the memory at sa holds when it is read, and
 // says whether that was the forbidden server.
 func (a *agent) racedConnect(sa uintptr, forbidden netip.AddrPort) error {
-	fd, err := socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	return a.racedConnectBy(unix.AF_INET, sa, unix.SizeofSockaddrInet4, forbidden)
+}
+
+func (a *agent) racedConnectBy(family, sa, size uintptr, forbidden netip.AddrPort) error {
+	fd, err := socket(family, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return &fault{err}
 	}
@@ -85,7 +92,7 @@ func (a *agent) racedConnect(sa uintptr, forbidden netip.AddrPort) error {
 	// A reset instead of a FIN: a hundred thousand connections must not end in
 	// as many ports in TIME_WAIT.
 	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	if _, err := call(unix.SYS_CONNECT, uintptr(fd), sa, unix.SizeofSockaddrInet4); err != nil {
+	if _, err := call(unix.SYS_CONNECT, uintptr(fd), sa, size); err != nil {
 		return err
 	}
 	if a.Inside {
@@ -95,22 +102,46 @@ func (a *agent) racedConnect(sa uintptr, forbidden netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	if p, is := peer.(*unix.SockaddrInet4); !is || p.Port != int(forbidden.Port()) {
-		return &refusal{wordCaptured, ""}
+	switch p := peer.(type) {
+	case *unix.SockaddrInet4:
+		if p.Port == int(forbidden.Port()) {
+			return nil
+		}
+	case *unix.SockaddrInet6:
+		if p.Port == int(forbidden.Port()) {
+			return nil
+		}
 	}
-	return nil
+	return &refusal{wordCaptured, ""}
+}
+
+// flipping turns the first word of b between two values, on a thread of its own,
+// until the func that it returns is called.
+func flipping(b []byte, x, y uint64) (stop func()) {
+	var end atomic.Bool
+	done := make(chan struct{})
+	go func() { defer close(done); flip(word(b), x, y, &end) }()
+	return func() { end.Store(true); <-done }
 }
 
 func connectRace(a *agent) {
 	sa, at := a.heap.alloc(unix.SizeofSockaddrInet4)
 	good, bad := parse(a.Proxy), parse(a.TCP4)
 	copy(sa, sockaddr(good))
-	var stop atomic.Bool
-	done := make(chan struct{})
-	go func() { defer close(done); flip(word(sa), first8(good), first8(bad), &stop) }()
-	a.race("thread", a.Races, func() error { return a.racedConnect(at, bad) })
-	stop.Store(true)
-	<-done
+	defer flipping(sa, first8(good), first8(bad))()
+	a.race("thread", func() error { return a.racedConnect(at, bad) })
+}
+
+// connectRace6 turns the port of a v6 address in its mapped form: the first word
+// holds that, and the servers listen on v4 alone.
+func connectRace6(a *agent) {
+	sa, at := a.heap.alloc(unix.SizeofSockaddrInet6)
+	good, bad := sockaddr6(parse(a.Proxy)), sockaddr6(parse(a.TCP4))
+	copy(sa, good)
+	defer flipping(sa, *word(good), *word(bad))()
+	a.race("thread", func() error {
+		return a.racedConnectBy(unix.AF_INET6, at, unix.SizeofSockaddrInet6, parse(a.TCP4))
+	})
 }
 
 // connectRaceShared has the address in a file that another process maps too.
@@ -133,7 +164,7 @@ func connectRaceShared(a *agent) {
 	for end := time.Now().Add(3 * time.Second); atomic.LoadUint64(word(mem)) != first8(bad) && time.Now().Before(end); {
 		runtime.Gosched() // until the other process has begun
 	}
-	a.race("process", a.Races/share, func() error { return a.racedConnect(addressOf(mem), bad) })
+	a.race("process", func() error { return a.racedConnect(addressOf(mem), bad) })
 	cmd.Process.Kill()
 	cmd.Wait()
 }
@@ -162,10 +193,8 @@ func bindRace(a *agent) {
 	good, bad := netip.MustParseAddrPort("127.0.0.1:0"), netip.MustParseAddrPort("0.0.0.0:0")
 	sa, at := a.heap.alloc(unix.SizeofSockaddrInet4)
 	copy(sa, sockaddr(good))
-	var stop atomic.Bool
-	done := make(chan struct{})
-	go func() { defer close(done); flip(word(sa), first8(good), first8(bad), &stop) }()
-	a.race("thread", a.Races/share, func() error {
+	defer flipping(sa, first8(good), first8(bad))()
+	a.race("thread", func() error {
 		fd, err := socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 		if err != nil {
 			return &fault{err}
@@ -176,8 +205,6 @@ func bindRace(a *agent) {
 		}
 		return exposed(fd)
 	})
-	stop.Store(true)
-	<-done
 }
 
 func sendtoRace(a *agent) {
@@ -189,7 +216,7 @@ func sendtoRace(a *agent) {
 	var stop atomic.Bool
 	done := make(chan struct{})
 	go func() { defer close(done); flip(word(sa), first8(good), first8(bad), &stop) }()
-	a.race("thread", a.Races/share, func() error {
+	a.race("thread", func() error {
 		fd, err := socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 		if err != nil {
 			return err
@@ -203,8 +230,6 @@ func sendtoRace(a *agent) {
 		}
 		return a.greetedSoon(fd)
 	})
-	stop.Store(true)
-	<-done
 }
 
 // greetedSoon is greeted for a race: most rounds have no answer to wait for.

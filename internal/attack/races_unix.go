@@ -65,9 +65,8 @@ func unixRace(a *agent) {
 	good := *word(b)
 	copy(b[2:], "bad")
 	bad := *word(b)
-	done := make(chan struct{})
-	go func() { defer close(done); flip(word(b), good, bad, &stop) }()
-	a.race("thread", a.Races/share, func() error {
+	end := flipping(b, good, bad)
+	a.race("thread", func() error {
 		fd, err := socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if err != nil {
 			return &fault{err}
@@ -78,9 +77,42 @@ func unixRace(a *agent) {
 		}
 		return a.reached(fd, "thread")
 	})
+	end()
 	stop.Store(true)
-	<-done
 	unix.Shutdown(l, unix.SHUT_RD)
+}
+
+// unixBindRace turns the path of a bind between a directory of the agent's own
+// and a link to one outside. Inside, what appears there is seen by the suite.
+func unixBindRace(a *agent) {
+	if err := os.Chdir(a.work()); err != nil {
+		panic(err)
+	}
+	if os.Mkdir("a", 0o700) != nil || os.Symlink(a.own(), "b") != nil {
+		a.try("thread", func() error { return faultf("no directory and link to turn between") })
+		return
+	}
+	b, at := a.heap.alloc(16)
+	binary.NativeEndian.PutUint16(b, unix.AF_UNIX)
+	copy(b[2:], "b/s")
+	bad := *word(b)
+	copy(b[2:], "a/s")
+	defer flipping(b, *word(b), bad)()
+	a.race("thread", func() error {
+		fd, err := socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			return &fault{err}
+		}
+		defer unix.Close(fd)
+		os.Remove("a/s")
+		if _, err := call(unix.SYS_BIND, uintptr(fd), at, 6); err != nil {
+			return err
+		}
+		if os.Remove("b/s") != nil {
+			return &refusal{wordHarmless, ""}
+		}
+		return nil
+	})
 }
 
 // unixSymlinkRace exchanges the file behind the path instead of the path.
@@ -103,7 +135,7 @@ func unixSymlinkRace(a *agent) {
 	}()
 	sa := sockaddrUnix(own)
 	at := a.heap.put(sa)
-	a.race("rename", a.Races/share, func() error {
+	a.race("rename", func() error {
 		fd, err := socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if err != nil {
 			return &fault{err}
@@ -144,7 +176,7 @@ func descriptorRace(a *agent) {
 			}
 		}
 	}()
-	a.race("dup", a.Races/share, func() error {
+	a.race("dup", func() error {
 		if _, err := call(unix.SYS_CONNECT, uintptr(slot), sa, unix.SizeofSockaddrInet4); err != nil {
 			return err
 		}

@@ -171,7 +171,7 @@ func signalsKept(a *agent) {
 				}
 			}
 		}()
-		rounds := min(2000, a.Races)
+		const rounds = 2000
 		before := descriptors()
 		var err error
 		for i := 0; i < rounds && err == nil; i++ {

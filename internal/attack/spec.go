@@ -11,7 +11,7 @@ type Spec struct {
 	Inside bool     `json:"inside"`
 	Cases  []string `json:"cases"`
 	Twins  []string `json:"twins"`
-	Races  int      `json:"races"` // how often a race is run
+	Races  int      `json:"races"` // how often each race is run; 0: as long as the budget lasts
 	Group  int      `json:"group"` // the agent's; 0 is a usual one in pods and no privilege
 	Token  string   `json:"token"` // marks everything of this run
 

@@ -14,8 +14,12 @@ import (
 
 // Options say what to try.
 type Options struct {
-	Only  []string // names of cases; empty: all of them
-	Races int      // how often a race is run; 0: DefaultRaces
+	Only []string // names of cases; empty: all of them
+
+	// Races is how often each race is run, whatever time that takes. 0: the main
+	// race is run DefaultRaces times and the others a tenth of it, for as long as
+	// raceBudget allows.
+	Races int
 
 	// Ran, if set, is told of each case that has ended, inside a sandbox or as
 	// its own control.
@@ -30,8 +34,7 @@ type Options struct {
 	Off confine.Walls
 }
 
-// DefaultRaces is the number of raced calls for the main race; the others run a
-// tenth of it.
+// DefaultRaces is the number of raced calls of the main race.
 const DefaultRaces = 100_000
 
 // allWalls are the walls that a test can leave out.
@@ -40,9 +43,6 @@ const allWalls = confine.WallFiles | confine.WallPorts | confine.WallScopes | co
 // Run tries every case on this host. The error is about the suite itself: it
 // could not be prepared, or there is no such case.
 func Run(ctx context.Context, o Options) (*Report, error) {
-	if o.Races == 0 {
-		o.Races = DefaultRaces
-	}
 	cases, err := choose(o.Only)
 	if err != nil {
 		return nil, err
