@@ -64,6 +64,7 @@ func (s *sandbox) isolate() error {
 	if s.o.Off&confine.WallPackets != 0 {
 		return s.proveReach()
 	}
+	s.note("namespace mode: the agent is %v behind %s, and the proxy %v is its only way out", l.Agent(), l.Name, s.proxyAddr)
 	steps := []func() error{s.packetRules, s.proveReach, s.proveClosed, s.listenToRefusals}
 	for _, step := range steps {
 		if err := step(); err != nil {

@@ -13,7 +13,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"syscall"
 	"testing"
@@ -193,31 +192,4 @@ func (b *bench) try(t *testing.T, by who, s sandbox) (out string, status int) {
 		t.Fatal(err)
 	}
 	return text.String(), c.ProcessState.ExitCode()
-}
-
-// beSuite runs the attack suite in a mode and prints its report as JSON.
-func beSuite(mode string) int {
-	os.Unsetenv(suiteVar)
-	m := map[string]policy.Mode{"platform": policy.Platform, "namespace": policy.Namespace, "userns": policy.UserNS}[mode]
-	r, err := attack.Run(context.Background(), attack.Options{Mode: m, Races: suiteRaces})
-	if err == nil {
-		err = r.JSON(os.Stdout)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
-}
-
-// suiteRaces is small: the races have a test of their own.
-const suiteRaces = 500
-
-func docs(t *testing.T) string {
-	t.Helper()
-	p, err := filepath.Abs("../../docs/modes.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
 }

@@ -153,15 +153,15 @@ func TestParity(t *testing.T) {
 
 // workloads are what must work everywhere.
 var workloads = []struct {
-	name string
-	args func(o *outside) []string
+	name, what string
+	args       func(o *outside) []string
 }{
-	{"proxied_http", func(o *outside) []string { return []string{"proxied", "http://page.test/"} }},
-	{"captured_http", func(o *outside) []string { return []string{"captured", "http://page.test/"} }},
-	{"loopback_server", func(o *outside) []string { return []string{"loopback"} }},
-	{"granted_unix_socket", func(o *outside) []string { return []string{"unix", o.unix} }},
-	{"files", func(o *outside) []string { return []string{"files", o.secret} }},
-	{"interfaces", func(o *outside) []string { return []string{"network"} }},
+	{"proxied_http", "a client that knows the proxy reaches an allowed name", func(o *outside) []string { return []string{"proxied", "http://page.test/"} }},
+	{"captured_http", "a client that knows no proxy looks an allowed name up and reaches it", func(o *outside) []string { return []string{"captured", "http://page.test/"} }},
+	{"loopback_server", "a server and a client inside talk over loopback", func(o *outside) []string { return []string{"loopback"} }},
+	{"granted_unix_socket", "a unix socket of the host that the policy grants", func(o *outside) []string { return []string{"unix", o.unix} }},
+	{"files", "the working directory can be written; what is not granted cannot be read", func(o *outside) []string { return []string{"files", o.secret} }},
+	{"interfaces", "interfaces can be listed", func(o *outside) []string { return []string{"network"} }},
 }
 
 // TestWorkloads runs what is allowed, with the same result in every mode.
