@@ -1,0 +1,154 @@
+package programs
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"sallyport/internal/testkit"
+)
+
+const readersPolicy = `version: 1
+filesystem_policy:
+  include_workdir: true
+  read_only: [READABLE]
+  read_write: [/dev/null, /tmp]
+network_policies:
+  api:
+    endpoints:
+      - host: allowed.example
+        port: 443
+        path: /graphql
+        protocol: graphql
+        enforcement: enforce
+        rules: [{allow: {operation_type: query, fields: [viewer]}}]
+        allowed_ips: [203.0.113.0/24]
+      - host: allowed.example
+        port: 443
+        path: /mcp
+        protocol: mcp
+        enforcement: enforce
+        rules:
+          - {allow: {method: initialize}}
+          - {allow: {method: notifications/initialized}}
+          - {allow: {method: tools/list}}
+          - {allow: {method: tools/call, tool: search_web}}
+        allowed_ips: [203.0.113.0/24]
+      - {host: allowed.example, port: 443, path: /echo, protocol: websocket, enforcement: enforce, access: read-write, allowed_ips: [203.0.113.0/24]}
+      - {host: allowed.example, port: 443, path: /listen, protocol: websocket, enforcement: enforce, access: read-only, allowed_ips: [203.0.113.0/24]}
+      - host: allowed.example
+        port: 443
+        path: /subscribe
+        protocol: websocket
+        enforcement: enforce
+        rules: [{allow: {method: GET}}, {allow: {operation_type: query}}]
+        allowed_ips: [203.0.113.0/24]
+    binaries: [{path: "/**"}]
+network_middlewares:
+  keys: {middleware: sallyport/regex, order: 1, endpoints: {include: [allowed.example]}}
+`
+
+// TestReaders: clients and servers made with the libraries that people use for GraphQL, MCP and WebSockets. The
+// allowed half of what each asks for works, and of the other half the server never hears.
+func TestReaders(t *testing.T) {
+	modules, err := filepath.Abs("npm/node_modules")
+	fatal(t, err)
+	testkit.Require(t, testkit.Requirement{Name: "the packages of test/programs/npm", Check: func() error {
+		_, err := os.Stat(filepath.Join(modules, "graphql-ws"))
+		return err
+	}})
+	inScene(t, func(t *testing.T, s *scene) {
+		s.requireAll(t, "node")
+		npm := filepath.Join(s.dir, "npm")
+		if out, err := exec.Command("cp", "-r", filepath.Dir(modules), npm).CombinedOutput(); err != nil {
+			t.Fatalf("cp: %v\n%s", err, out)
+		}
+		said := s.servePeers(t, npm)
+		policy := s.writePolicy(t, "readers.yaml", readersPolicy)
+		work := s.work(t)
+		for _, c := range []struct {
+			what  string
+			wants []string // of what the client says, in order
+		}{
+			{"graphql", []string{
+				`200 {"data":{"me":"viewer done"}}`,
+				`403 .*"error":"policy_denied".*mutation.*`,
+				`200 {"data":{"viewer":"viewer done"}}`,
+			}},
+			{"mcp", []string{`search_web delete_all`, `search_web done`, `refused: .*policy_denied.*delete_all.*`}},
+			{"websocket", []string{
+				`open "permessage-deflate"`, `message hello`, `message (again )+`, `message key \[redacted:aws-access-key\]`, `closed 1000 ?`,
+				`open "permessage-deflate"`, `closed 1008 .*binary messages are not allowed`,
+				`open "permessage-deflate"`, `closed 1008 .*`,
+			}},
+			{"operations", []string{`result {"data":{"viewer":"viewer done"}}`, `ended 1008 .*mutation.*`}},
+		} {
+			t.Run(c.what, func(t *testing.T) {
+				args := []string{"run", "--policy", policy, "--workdir", work, "--upstream-ca", filepath.Join(s.dir, "root.pem"), "--env", "HOME=" + work, "--",
+					"sh", "-c", unset + "exec node " + filepath.Join(npm, "client.mjs") + " " + c.what + " " + allowedHost}
+				o := s.sallyport(t, args...)
+				want := regexp.MustCompile(`(?m)\A` + strings.Join(c.wants, `\n`) + `\n\z`)
+				if o.status != 0 || !want.MatchString(o.out) {
+					t.Errorf("%s: %v\nwant %v", c.what, o, want)
+				}
+			})
+		}
+		log, err := os.ReadFile(said)
+		fatal(t, err)
+		const heard = "graphql viewer [redacted:aws-access-key]\ngraphql viewer \nmcp search_web\necho hello\n"
+		if got := string(log); !strings.HasPrefix(got, heard) || strings.Contains(got, "deleteRepository") || strings.Contains(got, "delete_all") ||
+			strings.Contains(got, "AKIA") || strings.Contains(got, "not allowed here") || strings.Contains(got, "binary") || !strings.HasSuffix(got, "graphql viewer \n") {
+			t.Errorf("the server heard:\n%s", got)
+		}
+	})
+}
+
+// servePeers starts server.mjs on the other host and returns the file with what it says.
+func (s *scene) servePeers(t *testing.T, npm string) (said string) {
+	ca := newAuthority(t)
+	leaf := ca.leaf(t, allowedHost)
+	key, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
+	fatal(t, err)
+	dir := t.TempDir()
+	write := func(file, kind string, der []byte) string {
+		fatal(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o644))
+		return file
+	}
+	write(filepath.Join(s.dir, "root.pem"), "CERTIFICATE", ca.cert.Raw)
+	said = filepath.Join(dir, "said")
+	out, err := os.Create(said)
+	fatal(t, err)
+	t.Cleanup(func() { out.Close() })
+	node, err := exec.LookPath("node")
+	fatal(t, err)
+	server := exec.Command(node, filepath.Join(npm, "server.mjs"), allowedAddr, write(filepath.Join(dir, "cert"), "CERTIFICATE", leaf.Certificate[0]), write(filepath.Join(dir, "key"), "PRIVATE KEY", key))
+	server.Stdout, server.Stderr = out, os.Stderr
+	s.n.Start(t, server)
+	await(t, "server.mjs", net.JoinHostPort(allowedAddr, "443"))
+	return said
+}
+
+// sallyport runs the program under test.
+func (s *scene) sallyport(t *testing.T, args ...string) outcome {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, s.bin, args...)
+	cmd.Env = []string{"PATH=" + s.path}
+	b, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	if ctx.Err() != nil {
+		t.Errorf("still running after %v: %s", runLimit, fmt.Sprint(args))
+	}
+	return split(outcome{status: cmd.ProcessState.ExitCode(), out: string(b)})
+}
