@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// metapackage depends on the newest kernel of a suite; the cloud flavour has the
+// serial console built in and nothing that a virtual machine lacks.
+const metapackage = "linux-image-cloud-amd64"
+
+// fetch returns the path of a suite's kernel, from dir where it is kept or from
+// the same server that this machine gets its packages from.
+func fetch(ctx context.Context, suite, dir string) (string, error) {
+	if kept, _ := filepath.Glob(filepath.Join(dir, "vmlinuz-*")); len(kept) > 0 {
+		return kept[0], nil
+	}
+	a, err := newApt(ctx, suite, dir)
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(a.state)
+	if _, err := a.run("apt-get", "update"); err != nil {
+		return "", err
+	}
+	depends, err := a.run("apt-cache", "depends", "--important", metapackage)
+	if err != nil {
+		return "", err
+	}
+	name := ""
+	for f := range strings.FieldsSeq(depends) {
+		if strings.HasPrefix(f, "linux-image-") && f != metapackage {
+			name = f
+		}
+	}
+	if name == "" {
+		return "", fmt.Errorf("%s: %s depends on no kernel", suite, metapackage)
+	}
+	if _, err := a.run("apt-get", "download", name); err != nil {
+		return "", err
+	}
+	return a.unpack()
+}
+
+// apt is an apt that knows one suite and touches nothing of the system's.
+type apt struct {
+	ctx        context.Context
+	dir, state string
+	options    []string
+}
+
+func newApt(ctx context.Context, suite, dir string) (*apt, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	state, err := os.MkdirTemp(dir, "apt-")
+	if err != nil {
+		return nil, err
+	}
+	a := &apt{ctx: ctx, dir: dir, state: state}
+	server, err := a.run("apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Label: Debian")
+	if err != nil {
+		return nil, err
+	}
+	site, _, _ := strings.Cut(strings.TrimSpace(server), "\n")
+	if site == "" {
+		return nil, fmt.Errorf("this machine's apt knows no server of Debian")
+	}
+	list := filepath.Join(state, "sources.list")
+	line := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", strings.TrimSuffix(site, "/"), suite)
+	if err := os.WriteFile(list, []byte(line), 0o644); err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{"lists/partial", "archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(state, sub), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	a.options = []string{
+		"-qq", "-o", "Dir::Etc::sourcelist=" + list, "-o", "Dir::Etc::sourceparts=-",
+		"-o", "Dir::State::lists=" + filepath.Join(state, "lists"), "-o", "Dir::Cache=" + state, "-o", "APT::Sandbox::User=root",
+		"-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false", "-o", "Acquire::Languages=none",
+	}
+	return a, nil
+}
+
+func (a *apt) run(program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(a.ctx, program, append(a.options[:len(a.options):len(a.options)], args...)...)
+	cmd.Dir = a.state
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", program, args[0], err, bytes.TrimSpace(errs.Bytes()))
+	}
+	return out.String(), nil
+}
+
+// unpack keeps the kernel of the one package that was downloaded.
+func (a *apt) unpack() (string, error) {
+	debs, _ := filepath.Glob(filepath.Join(a.state, "*.deb"))
+	if len(debs) != 1 {
+		return "", fmt.Errorf("%d packages were downloaded, expected one", len(debs))
+	}
+	tree := filepath.Join(a.state, "tree")
+	if out, err := exec.CommandContext(a.ctx, "dpkg-deb", "-x", debs[0], tree).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("dpkg-deb: %w: %s", err, out)
+	}
+	images, _ := filepath.Glob(filepath.Join(tree, "boot", "vmlinuz-*"))
+	if len(images) != 1 {
+		return "", fmt.Errorf("%s holds %d kernels, expected one", filepath.Base(debs[0]), len(images))
+	}
+	to := filepath.Join(a.dir, filepath.Base(images[0]))
+	return to, os.Rename(images[0], to)
+}

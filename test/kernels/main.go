@@ -1,0 +1,108 @@
+// Command kernels runs the attack suite on other kernels than this machine's:
+// Debian's, in qemu-system with software emulation, which needs no privilege and
+// works in a virtual machine. A kernel that Platform mode cannot hold must refuse; on
+// every other one the suite must be as green as here.
+//
+//	go run ./test/kernels              # all kernels of the table
+//	go run ./test/kernels bookworm     # one of them
+//
+// It needs Debian's packages qemu-system-x86, cpio and dpkg. Kernels are kept below
+// $XDG_CACHE_HOME/sallyport/kernels.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// kernel is a row of the matrix.
+type kernel struct {
+	suite string // of Debian, whose newest cloud kernel is taken
+	what  string // what is special about it
+	holds bool   // Platform mode must hold there; else it must refuse
+}
+
+var kernels = []kernel{
+	{"bullseye", "5.10: no Landlock", false},
+	{"bookworm", "6.1: Landlock ABI 2, no network rules, no scopes", true},
+	{"trixie", "6.12: Landlock ABI 6 (scopes)", true},
+	{"forky", "the newest that Debian has", true},
+}
+
+func main() {
+	races := flag.Int("races", 2000, "how often a race is run")
+	limit := flag.Duration("limit", 15*time.Minute, "for one kernel")
+	flag.Parse()
+	if err := run(flag.Args(), *races, *limit); err != nil {
+		fmt.Fprintln(os.Stderr, "kernels:", err)
+		os.Exit(1)
+	}
+}
+
+func run(only []string, races int, limit time.Duration) error {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return err
+	}
+	cache = filepath.Join(cache, "sallyport", "kernels")
+	dir, err := os.MkdirTemp("", "sallyport-kernels-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	root, err := guestFiles(dir)
+	if err != nil {
+		return err
+	}
+	var red []string
+	for _, k := range kernels {
+		if len(only) > 0 && !slices.Contains(only, k.suite) {
+			continue
+		}
+		if err := one(k, cache, root, races, limit); err != nil {
+			red = append(red, k.suite)
+			fmt.Printf("%-10s RED      %v\n", k.suite, err)
+		}
+	}
+	if len(red) > 0 {
+		return errors.New("red: " + strings.Join(red, ", "))
+	}
+	return nil
+}
+
+// one boots a kernel and judges what it says.
+func one(k kernel, cache, initrd string, races int, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	image, err := fetch(ctx, k.suite, filepath.Join(cache, k.suite))
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	said, err := boot(ctx, image, initrd, fmt.Sprintf("races=%d", races))
+	if err != nil {
+		return err
+	}
+	if err := k.judge(said); err != nil {
+		return err
+	}
+	word := "held"
+	if !k.holds {
+		word = "refused"
+	}
+	fmt.Printf("%-10s %-8s %s, in %v\n", k.suite, word, said.kernel, time.Since(start).Round(time.Second))
+	for _, r := range said.runs {
+		fmt.Printf("           uid %-5d %s\n", r.UID, r.counts())
+	}
+	for _, h := range said.holes {
+		fmt.Printf("           %s\n", h)
+	}
+	return nil
+}
