@@ -37,16 +37,17 @@ var kernels = []kernel{
 }
 
 func main() {
-	races := flag.Int("races", 2000, "how often a race is run")
+	races := flag.Int("races", 200, "how often a race is run")
+	cases := flag.String("only", "", "run these cases only, separated by commas")
 	limit := flag.Duration("limit", 15*time.Minute, "for one kernel")
 	flag.Parse()
-	if err := run(flag.Args(), *races, *limit); err != nil {
+	if err := run(flag.Args(), fmt.Sprintf("attack.races=%d attack.only=%s", *races, *cases), *limit); err != nil {
 		fmt.Fprintln(os.Stderr, "kernels:", err)
 		os.Exit(1)
 	}
 }
 
-func run(only []string, races int, limit time.Duration) error {
+func run(only []string, params string, limit time.Duration) error {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return err
@@ -66,7 +67,7 @@ func run(only []string, races int, limit time.Duration) error {
 		if len(only) > 0 && !slices.Contains(only, k.suite) {
 			continue
 		}
-		if err := one(k, cache, root, races, limit); err != nil {
+		if err := one(k, cache, root, params, limit); err != nil {
 			red = append(red, k.suite)
 			fmt.Printf("%-10s RED      %v\n", k.suite, err)
 		}
@@ -78,7 +79,7 @@ func run(only []string, races int, limit time.Duration) error {
 }
 
 // one boots a kernel and judges what it says.
-func one(k kernel, cache, initrd string, races int, limit time.Duration) error {
+func one(k kernel, cache, initrd, params string, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	image, err := fetch(ctx, k.suite, filepath.Join(cache, k.suite))
@@ -86,7 +87,7 @@ func one(k kernel, cache, initrd string, races int, limit time.Duration) error {
 		return err
 	}
 	start := time.Now()
-	said, err := boot(ctx, image, initrd, fmt.Sprintf("races=%d", races))
+	said, err := boot(ctx, image, initrd, params)
 	if err != nil {
 		return err
 	}

@@ -72,12 +72,14 @@ func live() error {
 	if err := raw(port); err != nil {
 		return err
 	}
-	races := "2000"
-	if cmdline, err := os.ReadFile("/proc/cmdline"); err == nil {
-		for f := range strings.FieldsSeq(string(cmdline)) {
-			if n, ok := strings.CutPrefix(f, "races="); ok {
-				races = n
-			}
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	suite := []string{"attack", "--json"}
+	for f := range strings.FieldsSeq(string(cmdline)) {
+		if flag, ok := strings.CutPrefix(f, "attack."); ok {
+			suite = append(suite, "--"+flag)
 		}
 	}
 	out := json.NewEncoder(port)
@@ -85,7 +87,7 @@ func live() error {
 		for _, args := range [][]string{
 			{"doctor", "--json"},
 			{"run", "--workdir", "/tmp", "--", "/bin/sallyport", "version"},
-			{"attack", "--json", "--races", races},
+			suite,
 		} {
 			l := sallyport(uid, args)
 			if err := out.Encode(l); err != nil {
@@ -115,6 +117,9 @@ func sallyport(uid int, args []string) line {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
+	if args[0] == "attack" {
+		cmd.Stderr = os.Stderr // the console, which shows how far it is
+	}
 	err := cmd.Run()
 	l := line{What: args[0], UID: uid, Status: cmd.ProcessState.ExitCode(), Err: errs.String()}
 	if cmd.ProcessState == nil {
