@@ -110,9 +110,10 @@ func (s *sandbox) keep(caller context.Context) (int, error) {
 	defer cancel()
 	var gate, wg sync.WaitGroup
 	var gateErr, proxyErr error
+	closeGate := func() error { return nil }
 	if s.agent.Listener >= 0 {
 		g := s.newGate(ctx)
-		defer g.Close()
+		closeGate = g.Close
 		s.health.watch(g, s.agent.Listener)
 		gate.Go(func() {
 			defer s.health.ended("the gate")
@@ -148,6 +149,7 @@ func (s *sandbox) keep(caller context.Context) (int, error) {
 	cancel()
 	s.listener.Close()
 	s.publisher.close()
+	closeGate() // nobody is left to be answered; kernels before Linux 6.11 do not tell
 	gate.Wait() // it uses the namespace
 	s.space.close()
 	wg.Wait()

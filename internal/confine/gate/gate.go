@@ -127,8 +127,8 @@ func New(l *notify.Listener, o Options) *Gate {
 	return g
 }
 
-// Run answers calls until the sandbox is empty or Close is called. The error is
-// nil at the end of the sandbox.
+// Run answers calls until the sandbox is empty or Close is called; kernels before
+// Linux 6.11 wait for Close. The error is nil at the end of the sandbox.
 func (g *Gate) Run() error {
 	thread := g.o.Thread
 	if thread == nil {
