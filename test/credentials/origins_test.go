@@ -3,8 +3,10 @@ package credentials
 import (
 	"compress/gzip"
 	"crypto/hmac"
+	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -12,6 +14,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 // echo gives back all that it got, in every form that a program would write it.
@@ -55,12 +58,51 @@ func bound(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "https://evil.example/collect", http.StatusTemporaryRedirect)
 	case strings.HasPrefix(r.URL.Path, "/v1/401"):
 		http.Error(w, "who are you", http.StatusUnauthorized)
+	case strings.HasPrefix(r.URL.Path, "/v1/ws"):
+		socket(w, r)
 	case strings.HasPrefix(r.URL.Path, "/v1/br"):
 		w.Header().Set("Content-Encoding", "br")
 		io.WriteString(w, "whatever")
 	default:
 		echo(w, r)
 	}
+}
+
+// socket is a WebSocket server, RFC 6455, that takes one short message, says what
+// it got in one frame, and hangs up.
+func socket(w http.ResponseWriter, r *http.Request) {
+	c, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	sum := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", base64.StdEncoding.EncodeToString(sum[:]))
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	var head [2]byte
+	if _, err := io.ReadFull(rw, head[:]); err != nil || head[0]&0xf > 2 {
+		return
+	}
+	size := int(head[1] & 0x7f)
+	if size == 126 {
+		var long [2]byte
+		io.ReadFull(rw, long[:])
+		size = int(binary.BigEndian.Uint16(long[:]))
+	}
+	b := make([]byte, 4+size)
+	io.ReadFull(rw, b)
+	for i := range size {
+		b[4+i] ^= b[i%4]
+	}
+	text := string(b[4:])
+	recordMessage(r, text)
+	out := "you sent " + text + " with " + r.Header.Get("Authorization")
+	frame := append([]byte{0x81, byte(len(out))}, out...)
+	if len(out) > 125 {
+		frame = append([]byte{0x81, 126, byte(len(out) >> 8), byte(len(out))}, out...)
+	}
+	c.Write(append(frame, 0x88, 2, 3, 0xe8)) // and 1000
+	io.Copy(io.Discard, rw)
 }
 
 // model is a backend of inference.local.

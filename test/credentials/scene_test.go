@@ -10,6 +10,7 @@ package credentials
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -191,7 +192,7 @@ func (s *scene) serve(t *testing.T, name, addr string, secure bool, h http.Handl
 		v.mu.Lock()
 		v.requests = append(v.requests, b.String())
 		v.mu.Unlock()
-		h(w, r)
+		h(w, r.WithContext(context.WithValue(r.Context(), serverKey{}, v)))
 	})}
 	if secure {
 		var p http.Protocols
@@ -203,6 +204,16 @@ func (s *scene) serve(t *testing.T, name, addr string, secure bool, h http.Handl
 	go func() { srv.Serve(recorded{l, v}); close(done) }()
 	t.Cleanup(func() { srv.Close(); <-done })
 	return v
+}
+
+type serverKey struct{}
+
+// recordMessage keeps a message of a WebSocket beside the requests.
+func recordMessage(r *http.Request, text string) {
+	v := r.Context().Value(serverKey{}).(*server)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.requests = append(v.requests, "message "+text)
 }
 
 // recorded keeps what comes in on plain connections. On TLS the server itself

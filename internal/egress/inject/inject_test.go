@@ -55,6 +55,9 @@ func TestApply(t *testing.T) {
 		{name: "endpoint of this provider", first: "GET https://api.example/v1/x", headers: []string{"X-Api-Key: " + ph},
 			ep: func(e *policy.Endpoint) { e.L7.CredentialProvider = "forge" }, want: "X-Api-Key: " + canary},
 
+		{name: "upgrade that nothing reads", first: "GET https://api.example/v1/x", headers: []string{"X-Api-Key: " + ph, "Upgrade: websocket"}, code: Misplaced},
+		{name: "upgrade to a websocket that is read", first: "GET https://api.example/v1/x", headers: []string{"X-Api-Key: " + ph, "Upgrade: websocket"},
+			ep: func(e *policy.Endpoint) { e.Protocol = policy.WebSocket }, want: "X-Api-Key: " + canary},
 		{name: "other header", first: "GET https://api.example/v1/x", headers: []string{"X-Other: " + ph}, code: Misplaced},
 		{name: "header with more in it", first: "GET https://api.example/v1/x", headers: []string{"X-Api-Key: " + ph + ", x"}, code: Misplaced},
 		{name: "second value", first: "GET https://api.example/v1/x", headers: []string{"X-Api-Key: ok", "X-Api-Key: " + ph + "x"}, code: Misplaced},

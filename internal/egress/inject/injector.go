@@ -175,6 +175,9 @@ func (q *request) bound(c *Credential) error {
 		return c.refuse(Unbound, "is not for %s port %d", q.host, q.port)
 	}
 	named := q.ep.L7.CredentialProvider
+	if q.Header.Get("Upgrade") != "" && q.ep.Protocol != policy.WebSocket {
+		return c.refuse(Misplaced, "does not belong in an upgrade to a connection that nothing reads")
+	}
 	if named != "" && named != c.Provider {
 		return c.refuse(Unbound, "is not for this endpoint, which the policy binds to provider %s", named)
 	}

@@ -85,7 +85,10 @@ func (x *session) judgedTalk(r *request, up *upstream, resp *http.Response, rd *
 	}
 	head := upgraded(resp)
 	client := halfRead(x, bytes.NewReader(buffered(rd, 0)), x.wire)
-	server := halfRead(x, bytes.NewReader(buffered(up.br, 0)), up.wire)
+	server, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		return nil, broken(&up.verdict, errors.New("bug: proxy: an upgrade without a connection"))
+	}
 	return func() {
 		if _, err := x.wire.Write(head); err != nil {
 			up.Close()
@@ -117,10 +120,11 @@ func (t *talk) relay(client, server io.ReadWriteCloser, deflate bool) {
 	t.emit(event.Ended(t.who, where, end, stats.Server.Bytes, stats.Client.Bytes, t.now().Sub(t.live.started)))
 }
 
-// binary tells whether binary messages of the client pass: they cannot be read.
+// binary tells whether binary messages of the client pass: they cannot be read,
+// and no placeholder could be found in them.
 func (t *talk) binary() bool {
 	e := t.v.Endpoint
-	free := e == nil || e.Protocol == policy.Raw || e.Access == "full"
+	free := e == nil || e.Protocol == policy.Raw || e.Access == "full" && !e.L7.WebSocketCredentialRewrite
 	return free && t.v.Middleware.Limit(t.ctx, middleware.Text) == 0
 }
 
