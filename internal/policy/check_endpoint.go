@@ -100,7 +100,7 @@ func conflict(a, b *Endpoint) bool {
 // sameReading says whether two endpoints read requests alike.
 func sameReading(a, b L7) bool {
 	a.MCPAllKnownMethods = b.MCPAllKnownMethods // this allows, and does not read
-	return same(a, b)
+	return Same(a, b)
 }
 
 func (d *decoder) line(n int) string {

@@ -42,7 +42,7 @@ func Format(src []byte) ([]byte, error) {
 	}
 	out := []byte(strings.TrimRight(strings.Join(lines, "\n"), "\n") + "\n")
 	after, _, err := Parse("policy", out)
-	if err != nil || !same(*before, *after) {
+	if err != nil || !Same(*before, *after) {
 		return nil, errors.New("policy: the document cannot be formatted without changing what it means; its layout is left alone")
 	}
 	return out, nil

@@ -2,8 +2,8 @@ package policy
 
 import "reflect"
 
-// same compares two policies, or parts of them, their places in the file aside.
-func same[T any](a, b T) bool {
+// Same compares two policies, or parts of them, their places in the file aside.
+func Same[T any](a, b T) bool {
 	return reflect.DeepEqual(withoutLines(reflect.ValueOf(a)).Interface(), withoutLines(reflect.ValueOf(b)).Interface())
 }
 
