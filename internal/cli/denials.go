@@ -123,9 +123,19 @@ func (d *denials) close() {
 	}
 }
 
-// journalPath is where the denials of this user's sessions are kept, after the
-// XDG base directory specification; empty without a home.
+// journalPath is where the denials of this user's sessions are kept; empty
+// without a home.
 func journalPath(getenv func(string) string) string {
+	dir := stateDir(getenv)
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, "denials.jsonl")
+}
+
+// stateDir is sallyport's own, after the XDG base directory specification; empty
+// without a home.
+func stateDir(getenv func(string) string) string {
 	dir := getenv("XDG_STATE_HOME")
 	if !filepath.IsAbs(dir) {
 		home := getenv("HOME")
@@ -134,5 +144,5 @@ func journalPath(getenv func(string) string) string {
 		}
 		dir = filepath.Join(home, ".local", "state")
 	}
-	return filepath.Join(dir, "sallyport", "denials.jsonl")
+	return filepath.Join(dir, "sallyport")
 }

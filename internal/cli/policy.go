@@ -20,11 +20,11 @@ const maxPolicy = 256<<10 + 1
 func newPolicy(s Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "check, format and explain policies",
+		Short: "check, format, explain, compare and change policies",
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPolicyCheck(s), newPolicyFmt(s), newPolicySchema(s), newPolicyExplain(s))
+	cmd.AddCommand(newPolicyCheck(s), newPolicyFmt(s), newPolicySchema(s), newPolicyExplain(s), newPolicyGet(s), newPolicySet(s))
 	return cmd
 }
 
@@ -34,14 +34,7 @@ func loadPolicy(name string) (*policy.Policy, []policy.Warning, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	p, warnings, err := policy.Parse(name, src)
-	if err != nil {
-		return nil, warnings, err
-	}
-	if errs := policy.Unenforceable(p, supervisor.Features()); len(errs) > 0 {
-		return nil, warnings, errs
-	}
-	return p, warnings, nil
+	return supervisor.ReadPolicy(name, src)
 }
 
 func readPolicy(name string) ([]byte, error) {

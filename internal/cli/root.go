@@ -46,6 +46,7 @@ func newRoot(s Streams) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
 		newRun(s),
+		newPs(s),
 		newDoctor(s),
 		newCleanup(s),
 		newAttack(s),

@@ -23,7 +23,11 @@ when signal n ended it; 125 means that sallyport refused to start it and says
 why, 126 that it cannot be executed, 127 that it was not found.
 
 Without --policy nothing outside can be reached: the program may write below
-the working directory and /tmp, and read the system's directories.`
+the working directory and /tmp, and read the system's directories.
+
+The policy file is followed: a change takes force as a whole, or is reported and
+changes nothing. A file that the program could write, such as one below its
+working directory, is not followed; "sallyport policy set" works for any.`
 
 const runExample = `  sallyport run -- sh -c 'curl https://example.com'
   sallyport run --policy dev.yaml --env API_BASE=https://api.example.com -- claude
@@ -100,6 +104,7 @@ func run(cmd *cobra.Command, s Streams, f runFlags, command []string) error {
 	o.Stdin, o.Stdout, o.Stderr = s.In, s.Out, s.Err
 	o.Note = note
 	o.Event = log.event
+	o.Control = controlBases(os.Getenv, os.Getuid())[0]
 	status, err := supervisor.Run(cmd.Context(), o)
 	if err == nil {
 		return statusOnly(status)
@@ -143,7 +148,10 @@ func (f runFlags) options(out io.Writer) (supervisor.Options, error) {
 		sayf(out, "no --policy: the default policy, no network")
 		return o, nil
 	}
-	p, warnings, err := loadPolicy(f.policy)
+	if o.Document, err = readPolicy(f.policy); err != nil {
+		return o, err
+	}
+	p, warnings, err := supervisor.ReadPolicy(f.policy, o.Document)
 	if err != nil {
 		return o, err
 	}
@@ -151,7 +159,8 @@ func (f runFlags) options(out io.Writer) (supervisor.Options, error) {
 		sayf(out, "warning: %s", w)
 	}
 	o.Policy = p
-	return o, nil
+	o.PolicyFile, err = filepath.Abs(f.policy)
+	return o, err
 }
 
 // modes are the words of --mode; the empty one leaves it to the policy.

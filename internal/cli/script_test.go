@@ -4,8 +4,10 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -27,6 +29,15 @@ func TestScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Control sockets lie where no agent of these scripts can write.
+	control, err := os.MkdirTemp("/dev/shm", "sallyport-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(control) })
+	if err := os.Chmod(control, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		WorkdirRoot:         root,
@@ -35,9 +46,13 @@ func TestScript(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir+"/home")
 			e.Setenv("XDG_STATE_HOME", "")
+			e.Setenv("XDG_RUNTIME_DIR", filepath.Join(control, filepath.Base(e.WorkDir)))
+			if err := os.Mkdir(e.Getenv("XDG_RUNTIME_DIR"), 0o755); err != nil {
+				return err
+			}
 			return os.Chmod(e.WorkDir, 0o777)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": statusCmd, "mode": modeCmd},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": statusCmd, "mode": modeCmd, "await": awaitCmd},
 	})
 }
 
@@ -71,5 +86,20 @@ func modeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	if got := strconv.FormatUint(uint64(info.Mode().Perm()), 8); got != args[0] {
 		ts.Fatalf("mode of %s is %s, want %s", args[1], got, args[0])
+	}
+}
+
+// awaitCmd is "await FILE": the file will be there soon.
+func awaitCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: await FILE")
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%s did not appear", args[0])
+		}
 	}
 }

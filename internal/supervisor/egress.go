@@ -1,18 +1,13 @@
 package supervisor
 
 import (
-	"context"
 	"net/netip"
-	"sync"
 
 	"sallyport/internal/egress/address"
 	"sallyport/internal/egress/dns"
 	"sallyport/internal/egress/identity"
-	"sallyport/internal/egress/middleware"
 	"sallyport/internal/egress/proxy"
 	"sallyport/internal/event"
-	"sallyport/internal/policy"
-	"sallyport/internal/policy/rego"
 )
 
 // buildEgress opens the one listener and builds what stands behind it. The
@@ -24,26 +19,26 @@ func (s *sandbox) buildEgress() error {
 			return err
 		}
 	}
-	s.engine = &engine{compiled: sync.OnceValues(func() (*rego.Engine, error) { return rego.Compile(s.policy, 1) })}
+	first, err := newGeneration(1, s.policy, s.o.Document)
+	if err != nil {
+		return err
+	}
+	s.current.Store(first)
 	s.ledger = identity.New(identity.Options{Root: func() (int, int) {
 		<-s.running
 		return s.agent.PID, s.agent.Guard()
 	}})
-	if s.dns, err = dns.New(dns.Options{Policy: s.engine, Refused: s.nameRefused}); err != nil {
-		return err
-	}
-	s.natives = natives(s.policy)
-	middle, err := middleware.New(s.policy.Middlewares)
-	if err != nil {
+	if s.dns, err = dns.New(dns.Options{Policy: first.engine, Refused: s.nameRefused}); err != nil {
 		return err
 	}
 	local, err := s.localHosts()
 	if err != nil {
 		return err
 	}
+	s.pins = newPins(&proxy.SystemResolver{Fixed: s.o.Resolve}, s.policy)
 	o := proxy.Options{
-		Decider:   decider{s.engine, s.policy.Source, middle},
-		Resolver:  newPins(&proxy.SystemResolver{Fixed: s.o.Resolve}, s.policy),
+		Decider:   first.decider(),
+		Resolver:  s.pins,
 		Inspector: s.ends, Local: local,
 		Events: s.emit, DenialID: s.session.DenialID, Self: s.proxyAddr,
 	}
@@ -57,47 +52,10 @@ func (s *sandbox) buildEgress() error {
 	return err
 }
 
-// engine is the policy engine, compiled at its first use or earlier.
-type engine struct {
-	compiled func() (*rego.Engine, error)
-}
-
-// Decide is rego.Engine's; a policy that cannot be compiled allows nothing.
-func (e *engine) Decide(ctx context.Context, in rego.Input) (rego.Result, error) {
-	r, err := e.compiled()
-	if err != nil {
-		return rego.Result{Reason: rego.ReasonError, Detail: err.Error()}, err
-	}
-	return r.Decide(ctx, in)
-}
-
-// EndpointFor is rego.Engine's.
-func (e *engine) EndpointFor(ctx context.Context, in rego.Input, path string) (*policy.Endpoint, error) {
-	r, err := e.compiled()
-	if err != nil {
-		return nil, err
-	}
-	return r.EndpointFor(ctx, in, path)
-}
-
-// DecideRequest is rego.Engine's; a policy that cannot be compiled allows nothing.
-func (e *engine) DecideRequest(ctx context.Context, in rego.Input, req policy.Request) (rego.RequestResult, error) {
-	r, err := e.compiled()
-	if err != nil {
-		return rego.RequestResult{Reason: rego.ReasonError, Detail: err.Error()}, err
-	}
-	return r.DecideRequest(ctx, in, req)
-}
-
-// Possible says whether some rule could allow the name.
-func (e *engine) Possible(host string) bool {
-	r, err := e.compiled()
-	return err == nil && r.HostPossible(host)
-}
-
 func (s *sandbox) nameRefused(name, reason string, suppressed int) {
+	g := s.current.Load()
 	e := event.Connection(event.Refuse, event.Who{}, event.Where{Host: name, Port: dnsPort, Proto: "dns"},
-		event.Verdict{Reason: reason, Detail: "the name was not looked up", Policy: s.policy.Source, Generation: 1})
+		event.Verdict{Reason: reason, Detail: "the name was not looked up", Policy: g.policy.Source, Generation: g.number})
 	s.emit(e)
 }
 
@@ -110,5 +68,5 @@ func (s *sandbox) reachable(a netip.Addr) error {
 			return nil
 		}
 	}
-	return address.Judge(a, s.allowedIPs)
+	return address.Judge(a, s.current.Load().allowedIPs)
 }

@@ -19,6 +19,7 @@ import (
 // cannot be written ends the sandbox: what happens unseen is not held.
 func (s *sandbox) emit(e event.Event) {
 	e = s.session.Stamp(e)
+	s.denied.keep(e)
 	if s.o.Event != nil {
 		s.o.Event(e)
 	}

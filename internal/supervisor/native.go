@@ -39,7 +39,7 @@ func natives(p *policy.Policy) map[destination]bool {
 // its own: from there only the proxy can be reached.
 func (s *sandbox) native(tid int, wanted netip.AddrPort, through gate.Route) gate.Route {
 	name, known := s.dns.Lookup(wanted.Addr())
-	if !known || !s.natives[destination{name, wanted.Port()}] {
+	if !known || !s.current.Load().natives[destination{name, wanted.Port()}] {
 		return through
 	}
 	return gate.Route{Judge: func(valid func() bool) gate.Route {

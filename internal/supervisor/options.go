@@ -17,12 +17,22 @@ func Features() policy.Features {
 // Options say what to run and how. The zero value of each field is its
 // strictest; Command is the only one that must be given.
 type Options struct {
-	Command []string
-	Policy  *policy.Policy // nil: policy.Default()
-	Mode    policy.Mode    // what the caller asked for; unset: the policy's, else the strictest that holds
-	Workdir string         // absolute, or empty for the current directory
-	Env     []string       // NAME=VALUE, added to what the agent inherits
-	Base    []string       // the caller's environment, from which a few variables are passed on
+	Command  []string
+	Policy   *policy.Policy // nil: policy.Default()
+	Document []byte         // that Policy was read from, for those who ask what is in force
+
+	// PolicyFile is where Policy was read from. It is followed while the sandbox
+	// runs, unless the agent can change it. Empty: it is not.
+	PolicyFile string
+
+	// Control is the directory of control sockets: one is made below it, in a
+	// directory of the agent's user. Empty: none.
+	Control string
+
+	Mode    policy.Mode // what the caller asked for; unset: the policy's, else the strictest that holds
+	Workdir string      // absolute, or empty for the current directory
+	Env     []string    // NAME=VALUE, added to what the agent inherits
+	Base    []string    // the caller's environment, from which a few variables are passed on
 
 	RunConfig *policy.RunConfig                             // providers and inference; nil: neither
 	Keyring   func(service, account string) ([]byte, error) // reads the operating system's keyring; nil: there is none

@@ -20,6 +20,7 @@ const pinTime = 15 * time.Second
 // refresh is no pin: it is asked for again for each connection.
 type pins struct {
 	next  proxy.Resolver
+	mu    sync.Mutex
 	names map[string]*pin
 }
 
@@ -32,7 +33,16 @@ type pin struct {
 
 // newPins looks the pinned names of a policy up, beside the agent's start.
 func newPins(next proxy.Resolver, p *policy.Policy) *pins {
-	s := &pins{next, map[string]*pin{}}
+	s := &pins{next: next, names: map[string]*pin{}}
+	s.add(p)
+	return s
+}
+
+// add looks up the names that another policy pins. Those that are pinned keep
+// their addresses.
+func (s *pins) add(p *policy.Policy) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, np := range p.Network {
 		for _, e := range np.Endpoints {
 			if e.Protocol != policy.TCP || e.PinRefresh || s.names[e.Host] != nil {
@@ -43,16 +53,18 @@ func newPins(next proxy.Resolver, p *policy.Policy) *pins {
 			go func() {
 				ctx, cancel := context.WithTimeout(context.Background(), pinTime)
 				defer cancel()
-				one.resolve(ctx, next, e.Host) // an error is told to who needs the name
+				one.resolve(ctx, s.next, e.Host) // an error is told to who needs the name
 			}()
 		}
 	}
-	return s
 }
 
 // Resolve gives the frozen addresses of a pinned name, and asks for any other.
 func (s *pins) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
-	if one := s.names[host]; one != nil {
+	s.mu.Lock()
+	one := s.names[host]
+	s.mu.Unlock()
+	if one != nil {
 		return one.resolve(ctx, s.next, host)
 	}
 	return s.next.Resolve(ctx, host)

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"sallyport/internal/confine/stage"
 	"sallyport/internal/egress/dns"
 	"sallyport/internal/egress/identity"
+	"sallyport/internal/egress/middleware"
 	"sallyport/internal/egress/proxy"
 	"sallyport/internal/event"
 	"sallyport/internal/kernel/caps"
@@ -29,7 +32,7 @@ import (
 // sandbox is one run, put together by Run and taken down by it.
 type sandbox struct {
 	o       Options
-	policy  *policy.Policy
+	policy  *policy.Policy // that it started with; what of it is fixed holds for life
 	facts   probe.Facts
 	plan    *confine.Plan
 	capture bool
@@ -41,19 +44,22 @@ type sandbox struct {
 	proxyAddr   netip.AddrPort
 	ledger      *identity.Ledger
 	proxy       *proxy.Server
-	engine      *engine
 	ends        ends
 	roots       []byte // further ones for servers, PEM
 	trust       *trust
 	creds       credentials
 	backends    *http.Transport // of inference.local; nil without
-	allowedIPs  []netip.Prefix  // everything that any endpoint grants
-	running     chan struct{}   // closed once agent is set
-	ownLoopback [2]netip.Addr   // where servers inside the sandbox listen: IPv4 sockets, IPv6 sockets
+	pins        *pins
+	current     atomic.Pointer[generation] // whose policy is in force
+	replacing   sync.Mutex                 // one policy at a time
+	retired     *middleware.Chain          // of the generation before
+	control     *control                   // nil without a socket
+	denied      denied
+	running     chan struct{} // closed once agent is set
+	ownLoopback [2]netip.Addr // where servers inside the sandbox listen: IPv4 sockets, IPv6 sockets
 	denials     bucket
 	dns         *dns.Server
 	servers     servers
-	natives     map[destination]bool
 	unix        []gate.Grant
 	publisher   publisher
 	umask       int // the caller's, handed to the agent
@@ -92,7 +98,8 @@ func exitStatus(err error) int {
 // in the order in which the supervisor gives up what it may do.
 func (s *sandbox) prepare() error {
 	steps := []func() error{
-		s.choosePolicy, s.chooseMode, s.loadUpstream, s.openEvents, s.gatherCredentials, s.isolate, s.becomeAgent, s.harden, s.lookAround, s.buildEgress, s.buildPlan, s.secureCredentials,
+		s.choosePolicy, s.chooseMode, s.loadUpstream, s.openEvents, s.gatherCredentials, s.isolate, s.becomeAgent, s.harden,
+		s.lookAround, s.buildEgress, s.buildPlan, s.secureCredentials, s.openControl,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -120,11 +127,6 @@ func (s *sandbox) choosePolicy() error {
 		s.policy.Filesystem.ReadWrite = existing(s.policy.Filesystem.ReadWrite)
 	}
 	s.capture = s.policy.NetworkCapture
-	for _, np := range s.policy.Network {
-		for _, e := range np.Endpoints {
-			s.allowedIPs = append(s.allowedIPs, e.AllowedIPs...)
-		}
-	}
 	if s.o.Workdir == "" {
 		wd, err := os.Getwd()
 		if err != nil {
@@ -193,6 +195,9 @@ func (s *sandbox) becomeAgent() error {
 	who, err := agentOfRoot(s.policy)
 	if err != nil {
 		return err
+	}
+	if err := controlFor(s.o.Control, who.UID, who.GID); err != nil {
+		s.note("the directory of control sockets: %v", err)
 	}
 	if err := caps.DropTo(who.UID, who.GID, who.Groups); err != nil {
 		return refused("", "giving up root: %w", err)
@@ -313,6 +318,7 @@ func (s *sandbox) close() {
 		s.backends.CloseIdleConnections()
 	}
 	s.creds.wipe()
+	s.control.close()
 	if s.writer != nil {
 		s.writer.Close()
 	}

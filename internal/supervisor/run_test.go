@@ -34,6 +34,9 @@ type spec struct {
 	Policy  string
 	Workdir string
 	Command []string
+
+	PolicyFile string // in the place of Policy, and followed
+	Control    string
 }
 
 func beSupervisor(raw string) int {
@@ -45,6 +48,14 @@ func beSupervisor(raw string) int {
 	o := Options{
 		Command: s.Command, Workdir: s.Workdir, Base: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Note: func(n string) { fmt.Fprintln(os.Stderr, "note:", n) },
+	}
+	if s.PolicyFile != "" {
+		document, err := os.ReadFile(s.PolicyFile)
+		if err != nil {
+			panic(err)
+		}
+		s.Policy = string(document)
+		o.PolicyFile, o.Document, o.Control = s.PolicyFile, document, s.Control
 	}
 	if s.Policy != "" {
 		p, _, err := policy.Parse("test.yaml", []byte(s.Policy))

@@ -132,6 +132,8 @@ func (s *sandbox) keep(caller context.Context) (int, error) {
 	if os.Getpid() == 1 {
 		wg.Go(func() { s.reapOrphans(ctx) })
 	}
+	wg.Go(func() { s.followPolicy(ctx) })
+	wg.Go(func() { s.control.serve(ctx) })
 	if s.o.Started != nil {
 		s.o.Started(s.health.check)
 	}
