@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
@@ -111,6 +112,13 @@ func compile(t testing.TB, p *policy.Policy) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return e
+}
+
+// unhurried is compile for a test that makes so many decisions that a busy machine stands still in one of them.
+func unhurried(t testing.TB, p *policy.Policy) *Engine {
+	e := compile(t, p)
+	e.limit = time.Minute
 	return e
 }
 

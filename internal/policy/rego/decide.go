@@ -49,7 +49,7 @@ func (e *Engine) Decide(ctx context.Context, in Input) (res Result, err error) {
 		}
 	}()
 	defer recovered(&err)
-	admitting, reason, err := e.judge(newPatience(ctx), in)
+	admitting, reason, err := e.judge(e.newPatience(ctx), in)
 	switch {
 	case err != nil:
 		return res, err

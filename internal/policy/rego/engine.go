@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
@@ -15,6 +16,7 @@ import (
 // Engine answers for one generation of one policy. It is safe for use by several goroutines.
 type Engine struct {
 	generation uint64
+	limit      time.Duration // of a decision
 	program    *program
 	hosts      *hostIndex
 	callers    *callerIndex
@@ -57,6 +59,7 @@ func Compile(p *policy.Policy, generation uint64) (*Engine, error) {
 	}
 	e := &Engine{
 		generation: generation,
+		limit:      limit,
 		program:    program,
 		hosts:      newHostIndex(),
 		callers:    newCallerIndex(),

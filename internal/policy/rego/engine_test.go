@@ -144,7 +144,7 @@ func TestDecide_deadline(t *testing.T) {
 	})
 	t.Run("limit", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			wait := &patience{ctx: t.Context(), until: time.Now().Add(limit)}
+			wait := &patience{ctx: t.Context(), until: time.Now().Add(e.limit)}
 			if wait.check(); wait.err != nil {
 				t.Fatalf("at once: %v, want patience", wait.err)
 			}

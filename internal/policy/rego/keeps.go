@@ -16,11 +16,11 @@ func (e *Engine) Keeps(ctx context.Context, old *Engine, in Input) (keeps bool) 
 			keeps = false
 		}
 	}()
-	now, _, err := e.judge(newPatience(ctx), in)
+	now, _, err := e.judge(e.newPatience(ctx), in)
 	if err != nil || len(now) == 0 {
 		return false
 	}
-	was, _, err := old.judge(newPatience(ctx), in)
+	was, _, err := old.judge(old.newPatience(ctx), in)
 	if err != nil || len(was) == 0 {
 		return false
 	}

@@ -62,7 +62,7 @@ type field struct {
 // request is to be read. It is nil if none does; such a request is denied. The error is as for Decide.
 func (e *Engine) EndpointFor(ctx context.Context, in Input, path string) (ep *policy.Endpoint, err error) {
 	defer recovered(&err)
-	f, err := e.field(newPatience(ctx), in, path)
+	f, err := e.field(e.newPatience(ctx), in, path)
 	if err != nil || len(f.selected) == 0 {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func (e *Engine) DecideRequest(ctx context.Context, in Input, req policy.Request
 		}
 	}()
 	defer recovered(&err)
-	wait := newPatience(ctx)
+	wait := e.newPatience(ctx)
 	f, err := e.field(wait, in, req.Path)
 	if err != nil {
 		return res, err
@@ -233,6 +233,6 @@ func reasonOf(err error) string {
 	return ReasonError
 }
 
-func newPatience(ctx context.Context) *patience {
-	return &patience{ctx: ctx, until: time.Now().Add(limit)}
+func (e *Engine) newPatience(ctx context.Context) *patience {
+	return &patience{ctx: ctx, until: time.Now().Add(e.limit)}
 }

@@ -346,7 +346,7 @@ func TestDecideRequest_likeNaive(t *testing.T) {
 	seen := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
 		p := genReadPolicy(rt)
-		e := compile(t, p)
+		e := unhurried(t, p)
 		for range 20 {
 			in := Input{Host: rapid.SampledFrom([]string{"a.example", "a.example", "b.example", "c.d"}).Draw(rt, "host"), Port: rapid.SampledFrom([]uint16{443, 443, 443, 80, 1}).Draw(rt, "port"), Exe: "/usr/bin/curl"}
 			req := genRequest(rt)

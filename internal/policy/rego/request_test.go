@@ -154,7 +154,7 @@ func TestDecideRequest_flat(t *testing.T) {
 			t.Run(shape.name+"/"+name, func(t *testing.T) {
 				steps := func(n int) uint {
 					e := compile(t, shape.make(n))
-					wait := newPatience(t.Context())
+					wait := e.newPatience(t.Context())
 					wait.until = time.Now().Add(time.Hour)
 					f, err := e.field(wait, curlH7, req.Path)
 					if err != nil || len(f.selected) != 1 || len(f.taking) != 1 {
