@@ -204,7 +204,7 @@ func look(name string) (state, error) {
 		if end == nil || c["name"] != "agent" && code == 0 {
 			continue
 		}
-		s.ended, s.code = true, int(code)
+		s.ended, s.code = s.phase == "Succeeded" || s.phase == "Failed", int(code)
 		s.reason, s.message = fmt.Sprint(end["reason"]), fmt.Sprint(end["message"])
 	}
 	return s, nil
