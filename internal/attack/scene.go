@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -178,11 +179,13 @@ func hostAddresses() (own []string, linked string) {
 // the proxy will.
 func (s *scene) makeBeside() error {
 	for range 20 {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		// below the ports that the kernel gives away by itself: nobody takes it
+		// between here and the proxy's start
+		s.port = uint16(20000 + rand.N(12000))
+		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", s.port))
 		if err != nil {
-			return err
+			continue
 		}
-		s.port = parse(l.Addr().String()).Port()
 		l.Close()
 		if err := s.beside(); err == nil {
 			return nil

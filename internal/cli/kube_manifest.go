@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -31,10 +33,11 @@ const defaultUser = 65532
 
 // manifestFlags are the flags of kube manifest that need reading.
 type manifestFlags struct {
-	o                             kube.Options
-	policy, userNamespace, events string
-	targets, dns                  []string
-	openshift, asJSON             bool
+	o                          kube.Options
+	policy, config, upstreamCA string
+	userNamespace, events      string
+	targets, dns               []string
+	openshift, asJSON          bool
 }
 
 func newKubeManifest(s Streams) *cobra.Command {
@@ -60,6 +63,8 @@ func newKubeManifest(s Streams) *cobra.Command {
 	fl.StringVar(&f.o.Supervisor, "supervisor-image", "sallyport-supervisor:dev", "`IMAGE` that brings the supervisor, see deploy/image")
 	fl.StringVar(&f.o.PullPolicy, "pull-policy", "", "`POLICY` for both images: Always, IfNotPresent or Never")
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`; without it nothing outside can be reached")
+	fl.StringVar(&f.config, "config", "", "run configuration `FILE`, as run has it: providers and models")
+	fl.StringVar(&f.upstreamCA, "upstream-ca", "", "`FILE` with further roots for servers, PEM")
 	fl.StringVar(&f.o.Secret, "secret", "", "`SECRET` with credentials, for the supervisor and never for the program")
 	fl.StringArrayVar(&f.o.Env, "env", nil, "set a variable for the program, `NAME=VALUE`; may be repeated")
 	fl.StringVar(&f.o.Workdir, "workdir", "/work", "the program's working directory `DIR`, an empty volume")
@@ -81,6 +86,8 @@ func newKubeManifest(s Streams) *cobra.Command {
 
 func (f *manifestFlags) complete(cmd *cobra.Command) {
 	cmd.MarkFlagFilename("policy", "yaml", "yml")
+	cmd.MarkFlagFilename("config", "yaml", "yml")
+	cmd.MarkFlagFilename("upstream-ca", "pem", "crt")
 	fixed := map[string][]string{
 		"pull-policy": {"Always", "IfNotPresent", "Never"}, "events": {"stderr", "stdout", "none"}, "host-users": {"true", "false"},
 	}
@@ -110,7 +117,7 @@ func (f *manifestFlags) print(s Streams, command []string) error {
 	if err := f.network(); err != nil {
 		return err
 	}
-	if err := f.usePolicy(s); err != nil {
+	if err := errors.Join(f.useConfig(), f.usePolicy(s)); err != nil {
 		return err
 	}
 	objs, err := kube.Build(f.o)
@@ -154,6 +161,28 @@ func (f *manifestFlags) network() error {
 			p = netip.PrefixFrom(a, a.BitLen())
 		}
 		f.o.DNS = append(f.o.DNS, p)
+	}
+	return nil
+}
+
+// useConfig reads what else the supervisor will find in its ConfigMap.
+func (f *manifestFlags) useConfig() error {
+	if f.config != "" {
+		if _, err := loadRunConfig(f.config, nil); err != nil {
+			return err
+		}
+		text, err := readConfig(f.config)
+		if err != nil {
+			return err
+		}
+		f.o.Run = string(text)
+	}
+	if f.upstreamCA != "" {
+		text, err := readPolicy(f.upstreamCA)
+		if err != nil {
+			return fmt.Errorf("--upstream-ca: %w", errors.Unwrap(err))
+		}
+		f.o.UpstreamCA = string(text)
 	}
 	return nil
 }

@@ -25,6 +25,7 @@ func full() Options {
 	users := false
 	o.Name, o.Namespace, o.Secret, o.PullPolicy = "coder", "team", "keys", "Never"
 	o.Policy = "version: 1\nnetwork_policies: # ünïcode\n  on: {}\n"
+	o.Run, o.UpstreamCA = "version: 1\nproviders: {}\n", "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
 	o.Env = []string{"A=yes", "B=1: 2"}
 	o.Needs = []Need{
 		{Host: "api.example.com", Ports: []uint16{443}},

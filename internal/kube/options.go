@@ -33,6 +33,8 @@ type Options struct {
 	Command    []string // the agent; must be given
 	Env        []string // NAME=VALUE for the agent
 	Policy     string   // the document's text; empty: the supervisor's default
+	Run        string   // text of the document that names providers and models; empty: none
+	UpstreamCA string   // further roots for servers, PEM; empty: none
 	Granted    []string // paths that the policy lets the agent read
 	Secret     string   // a Secret that the supervisor reads; empty: none
 	Workdir    string   // "/work", an empty volume
@@ -109,7 +111,7 @@ func (o Options) validate() error {
 	if len(o.Command) == 0 || o.Command[0] == "" {
 		bad("no command")
 	}
-	for _, text := range append([]string{o.Policy}, append(o.Command, o.Env...)...) {
+	for _, text := range append([]string{o.Policy, o.Run, o.UpstreamCA}, append(o.Command, o.Env...)...) {
 		if !utf8.ValidString(text) || strings.Contains(text, "\x00") {
 			bad("%.40q: expected UTF-8 text without zero bytes", text)
 		}

@@ -39,20 +39,24 @@ func (o Options) labels() map[string]string {
 // supervisorConfig is the supervisor's configuration file. Its reader is in
 // internal/pod, which refuses what it does not know.
 type supervisorConfig struct {
-	Policy  string   `json:"policy,omitempty"`
-	Workdir string   `json:"workdir"`
-	Secrets string   `json:"secrets,omitempty"`
-	Health  string   `json:"health"`
-	Grace   string   `json:"grace"`
-	Events  string   `json:"events,omitempty"`
-	Env     []string `json:"env,omitempty"`
-	Private []string `json:"private"`
+	Policy     string   `json:"policy,omitempty"`
+	Run        string   `json:"run,omitempty"`
+	UpstreamCA string   `json:"upstream_ca,omitempty"`
+	Workdir    string   `json:"workdir"`
+	Secrets    string   `json:"secrets,omitempty"`
+	Health     string   `json:"health"`
+	Grace      string   `json:"grace"`
+	Events     string   `json:"events,omitempty"`
+	Env        []string `json:"env,omitempty"`
+	Private    []string `json:"private"`
 }
 
 // File names inside ConfigDir.
 const (
 	configFile = "supervisor.json"
 	policyFile = "policy.yaml"
+	runFile    = "run.yaml"
+	caFile     = "upstream-ca.pem"
 )
 
 func (o Options) configMap() (configMap, error) {
@@ -62,9 +66,13 @@ func (o Options) configMap() (configMap, error) {
 		Grace: fmt.Sprintf("%ds", o.Grace-2),
 	}
 	m := configMap{typeMeta{"v1", "ConfigMap"}, o.meta(), map[string]string{}}
-	if o.Policy != "" {
-		c.Policy = ConfigDir + "/" + policyFile
-		m.Data[policyFile] = o.Policy
+	for _, f := range []struct {
+		text, name string
+		key        *string
+	}{{o.Policy, policyFile, &c.Policy}, {o.Run, runFile, &c.Run}, {o.UpstreamCA, caFile, &c.UpstreamCA}} {
+		if f.text != "" {
+			m.Data[f.name], *f.key = f.text, ConfigDir+"/"+f.name
+		}
 	}
 	if o.Secret != "" {
 		c.Secrets = SecretDir

@@ -42,6 +42,22 @@ func loadPolicy(file string) (*policy.Policy, []policy.Warning, error) {
 	return p, warnings, nil
 }
 
+// loadRun reads the document that names providers; no file means none.
+func loadRun(file string) (*policy.RunConfig, error) {
+	if file == "" {
+		return nil, nil
+	}
+	src, err := readFile(file, maxPolicy)
+	if err != nil {
+		return nil, refuse("is it in the ConfigMap, and the ConfigMap mounted there?", "run: %w", err)
+	}
+	c, err := policy.ParseRunConfig(file, src)
+	if err != nil {
+		return nil, refuse("", "run: %w", err)
+	}
+	return c, nil
+}
+
 // checkSecrets reads every credential once: a Secret that is missing or cannot
 // be read is told now, not when the agent first needs it.
 func checkSecrets(dir string) error {

@@ -17,6 +17,8 @@ import (
 // field is its strictest.
 type Config struct {
 	Policy      string        // file; empty: the supervisor's default, which reaches nothing
+	Run         string        // file, the document of run --config: providers, models; empty: neither
+	UpstreamCA  string        // file, PEM: further roots for servers
 	Workdir     string        // the agent's directory, which it must be able to write; empty: the current one
 	Secrets     string        // directory with one file for each credential; empty: there are none
 	Health      string        // address of /livez and /readyz; empty: none
@@ -42,6 +44,8 @@ var fields = map[string]struct {
 	list func(*Config) *[]string
 }{
 	"policy":      {text: func(c *Config) *string { return &c.Policy }},
+	"run":         {text: func(c *Config) *string { return &c.Run }},
+	"upstream_ca": {text: func(c *Config) *string { return &c.UpstreamCA }},
 	"workdir":     {text: func(c *Config) *string { return &c.Workdir }},
 	"secrets":     {text: func(c *Config) *string { return &c.Secrets }},
 	"health":      {text: func(c *Config) *string { return &c.Health }},
@@ -162,7 +166,7 @@ func load(file string, environ []string) (Config, error) {
 // validate checks what can be judged without looking at the pod.
 func (c Config) validate() error {
 	for _, f := range []struct{ key, path string }{
-		{"policy", c.Policy}, {"workdir", c.Workdir}, {"secrets", c.Secrets}, {"termination", c.Termination},
+		{"policy", c.Policy}, {"run", c.Run}, {"upstream_ca", c.UpstreamCA}, {"workdir", c.Workdir}, {"secrets", c.Secrets}, {"termination", c.Termination},
 	} {
 		if f.path != "" && !path.IsAbs(f.path) {
 			return refuse("", "configuration: %s: %q: expected an absolute path", f.key, f.path)

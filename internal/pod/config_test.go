@@ -11,12 +11,12 @@ import (
 func TestParse(t *testing.T) {
 	c := DefaultConfig()
 	err := c.Parse([]byte(`{
-	  "policy": "/c/policy.yaml", "workdir": "/work", "secrets": "/s", "health": ":3129", "grace": "28s",
+	  "policy": "/c/policy.yaml", "run": "/c/run.yaml", "upstream_ca": "/c/ca.pem", "workdir": "/work", "secrets": "/s", "health": ":3129", "grace": "28s",
 	  "env": ["A=b"], "private": ["/sallyport"], "events": "stderr", "termination": "/t"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Config{Policy: "/c/policy.yaml", Workdir: "/work", Secrets: "/s", Health: ":3129", Grace: 28 * time.Second,
+	want := Config{Policy: "/c/policy.yaml", Run: "/c/run.yaml", UpstreamCA: "/c/ca.pem", Workdir: "/work", Secrets: "/s", Health: ":3129", Grace: 28 * time.Second,
 		Env: []string{"A=b"}, Private: []string{"/sallyport"}, Events: "stderr", Termination: "/t"}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Error(diff)

@@ -150,9 +150,13 @@ func TestRefusals(t *testing.T) {
 		"a broken policy": {func(t *testing.T, b *bed) { b.write(t, "policy.yaml", "version: 1\nnetwrk: {}\nfoo: 1\n") },
 			[]string{"policy.yaml:2:1", "sallyport policy check"}},
 		"no policy file": {func(t *testing.T, b *bed) { os.Remove(b.dir + "/policy.yaml") }, []string{"no such file", "ConfigMap"}},
-		"a rule of a later version": {func(t *testing.T, b *bed) {
-			b.write(t, "policy.yaml", "version: 1\nnetwork_middlewares: {scan: {middleware: sallyport/regex, order: 1}}\n")
-		}, []string{"network_middlewares"}},
+		"a mode that a pod cannot have": {func(t *testing.T, b *bed) {
+			b.write(t, "policy.yaml", "version: 1\nnetwork_enforcement: namespace\nfilesystem_policy: {include_workdir: true, read_only: [/usr, /bin, /lib, /lib64, /etc]}\n")
+		}, []string{"namespace", "; "}},
+		"a run configuration that is none": {func(t *testing.T, b *bed) {
+			b.config["run"] = b.dir + "/run.yaml"
+			b.write(t, "run.yaml", "version: 1\nprovders: {}\n")
+		}, []string{"run.yaml:2:1"}},
 		"no secret directory": {func(t *testing.T, b *bed) { b.config["secrets"] = b.dir + "/own/absent" }, []string{"no such file", "Secret"}},
 		"a missing Secret":    {func(t *testing.T, b *bed) { b.config["secrets"] = b.dir + "/own/secrets" }, []string{"is empty", "kubectl create secret"}},
 		"a policy that grants the Secret": {func(t *testing.T, b *bed) {

@@ -101,6 +101,10 @@ func run(ctx context.Context, s Streams, c Config, command, environ []string) (i
 	if err != nil {
 		return 0, err
 	}
+	providers, err := loadRun(c.Run)
+	if err != nil {
+		return 0, err
+	}
 	h := &health{}
 	closeHealth, err := serveHealth(c.Health, h)
 	if err != nil {
@@ -109,7 +113,7 @@ func run(ctx context.Context, s Streams, c Config, command, environ []string) (i
 	defer closeHealth()
 	l := &log{people: s.Err, failed: stop}
 	o := supervisor.Options{
-		Command: command, Policy: p, Workdir: c.Workdir, Env: c.Env, Base: environ, Version: version(), Events: c.eventsFile(),
+		Command: command, Policy: p, RunConfig: providers, UpstreamCA: c.UpstreamCA, Workdir: c.Workdir, Env: c.Env, Base: environ, Version: version(), Events: c.eventsFile(),
 		// one stream for all that the agent says: the other is ours alone
 		Stdin: s.In, Stdout: s.Out, Stderr: s.Out,
 		Note:  func(text string) { say(s.Err, "%s", text) },
@@ -118,6 +122,9 @@ func run(ctx context.Context, s Streams, c Config, command, environ []string) (i
 			h.started(held)
 			say(s.Err, "the agent runs (policy: %s)", source(p))
 		},
+	}
+	if p == nil || p.NetworkEnforcement == policy.ModeUnset {
+		o.Mode = policy.Platform // what a pod without privilege can have
 	}
 	l.lines = map[string]*os.File{"stdout": s.Out, "stderr": s.Err}[c.Events]
 	late := c.endAfterGrace(ctx, stop)
