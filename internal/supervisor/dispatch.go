@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/internal/confine/gate"
+	"sallyport/internal/policy"
 )
 
 // dnsPort is where name servers listen; every address on it is the policy DNS.
@@ -39,9 +40,14 @@ func (s *sandbox) route(tid int, wanted netip.AddrPort) gate.Route {
 }
 
 // local routes to a loopback address: a server of the same sandbox, or nothing.
+// Where nobody listens nothing was denied: a program that waits for its own
+// server to come up makes no events.
 func (s *sandbox) local(wanted netip.AddrPort) gate.Route {
 	if to, is := s.servers.find(wanted, s.ownLoopback[1]); is {
 		return gate.Route{To: to}
+	}
+	if s.mode == policy.Platform && s.servers.nobody(wanted, s.proxyAddr) {
+		return gate.Route{Errno: unix.ECONNREFUSED}
 	}
 	return gate.Route{Errno: unix.ECONNREFUSED, Reason: "loopback services of the host are closed; a policy opens one under host_services"}
 }

@@ -1,9 +1,12 @@
 package supervisor
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/internal/kernel/procfs"
 	"sallyport/internal/kernel/sockdiag"
@@ -77,6 +80,24 @@ func (s *servers) listener(a netip.AddrPort) (uint64, error) {
 		return inode, nil
 	}
 	return procfs.Listener(s.member(), a)
+}
+
+// nobody says that no socket of the host would take a connection to a loopback
+// address. Where the kernel cannot be asked it is not said: one that can knows
+// the socket that listens on known.
+func (s *servers) nobody(wanted, known netip.AddrPort) bool {
+	a := wanted.Addr()
+	switch {
+	case a == netip.IPv4Unspecified():
+		a = loopback
+	case a == netip.IPv6Unspecified():
+		a = netip.IPv6Loopback()
+	}
+	if _, err := s.diag.Listener(known); err != nil {
+		return false
+	}
+	_, err := s.diag.Listener(netip.AddrPortFrom(a, wanted.Port()))
+	return errors.Is(err, unix.ENOENT)
 }
 
 // gone forgets what was entered for an address.

@@ -44,6 +44,12 @@ func TestLoopback(t *testing.T) {
 				}
 			})
 		}
+		t.Run("only what is there is denied", func(t *testing.T) {
+			o := s.run(t, s.work(t), `curl -s http://127.0.0.1:11435/; a=$?; curl -s http://127.0.0.1:11436/; b=$?; curl -s 'http://[::1]:3000/'; echo $a $b $?`)
+			if !strings.Contains(o.out, "7 7 7") || !strings.Contains(o.told, "127.0.0.1:11435") || strings.Contains(o.told, "11436") || strings.Contains(o.told, "3000") {
+				t.Errorf("want the service of the host to be denied, and nothing else: %v", o)
+			}
+		})
 		t.Run("publish", s.publishes)
 	})
 }

@@ -89,18 +89,10 @@ func TestResolvers(t *testing.T) {
 		s.compile(t, "musl-gcc", "recvmsg.c", recvmsgLookup, "musl-gcc", "-static", "-o", s.dir+"/recvmsg", s.dir+"/recvmsg.c")
 		rows := "| resolver | asks by | an allowed name | a denied name |\n|---|---|---|---|\n"
 		for _, r := range resolvers {
-			t.Run(r.name, func(t *testing.T) {
-				rows += "| " + r.name + " | " + r.way + " | answered | `" + r.denied + "` |\n"
-				s.requireAll(t, r.needs...)
-				work := s.work(t)
-				if o := s.run(t, work, strings.ReplaceAll(r.script, "HOST", allowedHost)); !strings.Contains(o.out, "198.19.") {
-					t.Errorf("no synthetic address: %v", o)
-				}
-				o := s.run(t, work, strings.ReplaceAll(r.script, "HOST", deniedHost))
-				if !strings.Contains(o.out, r.denied) || strings.Contains(o.out, "198.19.") || !strings.Contains(o.told, deniedHost) {
-					t.Errorf("want %q, and a denial: %v", r.denied, o)
-				}
-			})
+			rows += "| " + r.name + " | " + r.way + " | answered | `" + r.denied + "` |\n"
+			for _, mode := range []string{"platform", "userns", "namespace"} {
+				t.Run(mode+"/"+r.name, func(t *testing.T) { s.resolves(t, r, mode) })
+			}
 		}
 		if n := s.names.times(allowedHost) + s.names.times(deniedHost); n != 0 || s.wire.frames("allowed")+s.wire.frames("denied") != 0 {
 			t.Errorf("the host's resolver was asked %d times", n)
@@ -111,6 +103,18 @@ func TestResolvers(t *testing.T) {
 		}
 		compareTable(t, "resolvers", rows)
 	})
+}
+
+func (s *scene) resolves(t *testing.T, r resolver, mode string) {
+	s.requireAll(t, r.needs...)
+	work := s.work(t)
+	if o := s.run(t, work, strings.ReplaceAll(r.script, "HOST", allowedHost), "--mode", mode); !strings.Contains(o.out, "198.19.") {
+		t.Errorf("no synthetic address: %v", o)
+	}
+	o := s.run(t, work, strings.ReplaceAll(r.script, "HOST", deniedHost), "--mode", mode)
+	if !strings.Contains(o.out, r.denied) || strings.Contains(o.out, "198.19.") || !strings.Contains(o.told, deniedHost) {
+		t.Errorf("want %q, and a denial: %v", r.denied, o)
+	}
 }
 
 // compile writes a source file and compiles it, where the compiler is there.

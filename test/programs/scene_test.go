@@ -132,7 +132,7 @@ type outcome struct {
 }
 
 // runLimit ends a run that hangs.
-const runLimit = 60 * time.Second
+const runLimit = 90 * time.Second
 
 // slots lets two programs run at a time: most of them wait most of the time.
 var slots = make(chan struct{}, 3)
