@@ -227,6 +227,7 @@ func (d *decoder) sourcesOf(k ast.Node, p *Provider, one, many ast.Node) {
 func (d *decoder) source(n ast.Node) Source {
 	var s Source
 	s.Line, _ = position(n)
+	before := len(d.errs)
 	seen := d.mapping(n, "a source", fields{
 		"env": func(n ast.Node) {
 			if names := d.variables(n); len(names) == 1 {
@@ -258,6 +259,7 @@ func (d *decoder) source(n ast.Node) Source {
 		}
 	}
 	switch {
+	case len(d.errs) > before:
 	case given != 1:
 		d.fail(n, "a source is one of env, file, command and keyring")
 	case seen["ttl"] != nil && seen["command"] == nil && seen["keyring"] == nil:

@@ -53,12 +53,34 @@ func (s *sandbox) gatherCredentials() error {
 			}
 			list = append(list, one)
 		}
+		s.tell(p)
 	}
 	var err error
 	if s.creds.injector, err = inject.New(list, time.Now); err != nil {
 		return err
 	}
 	return s.prime(func(f policy.Source) bool { return f.Env != "" || f.File != "" })
+}
+
+// tell says what the agent gets of a provider, and where the secret goes.
+func (s *sandbox) tell(p policy.Provider) {
+	var names, to []string
+	for i, c := range p.Profile.Credentials {
+		if p.Sources[i].Given() {
+			names = append(names, c.Env...)
+		}
+	}
+	for _, e := range p.Profile.Endpoints {
+		to = append(to, fmt.Sprintf("%s:%d%s", e.Host, e.Port, e.Path))
+	}
+	verb, where := "hold", strings.Join(to, ", ")
+	if len(names) == 1 {
+		verb = "holds"
+	}
+	if len(to) == 0 {
+		where = "what credential_binding names it for"
+	}
+	s.note("%s: %s %s a placeholder; the secret goes to %s", p.Name, strings.Join(names, " and "), verb, where)
 }
 
 // credential puts one together: its source, its placeholder, and the variables
