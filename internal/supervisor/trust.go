@@ -52,6 +52,7 @@ var trusting = []struct{ name, file, of string }{
 	{"CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", bundleFile, "Google's command line"},
 	{"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", bundleFile, "gRPC's C core"},
 	{"NIX_SSL_CERT_FILE", bundleFile, "programs of Nix"},
+	{"npm_config_cafile", bundleFile, "npm, pnpm and yarn whose npmrc names roots"},
 	{"NODE_EXTRA_CA_CERTS", authorityFile, "Node, npm, Bun"},
 	{"DENO_CERT", authorityFile, "Deno"},
 }
