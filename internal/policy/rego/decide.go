@@ -13,7 +13,7 @@ import (
 
 // limit is how long a decision may take when the context does not ask for less. It takes about ten microseconds:
 // what meets the limit is a bug, or a machine that stands still.
-const limit = 100 * time.Millisecond
+const limit = 2 * time.Second
 
 // The names of the modules' input, as terms.
 var (
