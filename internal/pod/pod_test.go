@@ -290,6 +290,19 @@ func TestSecretIsHeld(t *testing.T) {
 	}
 }
 
+// TestCredentials: a provider whose key is a file of the Secret gives the agent
+// a placeholder.
+func TestCredentials(t *testing.T) {
+	b := newBed(t)
+	b.write(t, "own/secrets/token", "s3cret-of-the-pod")
+	b.write(t, "run.yaml", "version: 1\nproviders:\n  github: {source: {file: "+b.dir+"/own/secrets/token}}\n")
+	b.config["secrets"], b.config["run"] = b.dir+"/own/secrets", b.dir+"/run.yaml"
+	got := b.finish(t, b.command(t, "sh", "-c", "env"))
+	if !strings.Contains(got.stdout, "\nGH_TOKEN=") || strings.Contains(got.stdout+got.stderr, "s3cret-of-the-pod") {
+		t.Errorf("the agent's environment: %+v", got)
+	}
+}
+
 // TestStreams: what the agent says is on standard output, all of it; standard
 // error is the supervisor's, and its events are lines of JSON.
 func TestStreams(t *testing.T) {
@@ -387,8 +400,9 @@ func TestProbes(t *testing.T) {
 	}
 	b.config["health"] = l.Addr().String()
 	l.Close()
-	b.running(t, "echo started; sleep 1000")
 	url := "http://" + b.config["health"].(string)
+	// the agent asks too, around the proxy and through it
+	_, said := b.running(t, "echo started; while [ ! -e ask ]; do sleep 0.05; done; curl -s --noproxy '*' "+url+"/livez; curl -s "+url+"/livez; echo; echo asked; sleep 1000")
 	// what the agent prints may come before the supervisor's own next step
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if code, _ := get(t, url+"/readyz"); code == 200 {
@@ -401,6 +415,19 @@ func TestProbes(t *testing.T) {
 	for path, want := range map[string]int{"/livez": 200, "/readyz": 200, "/": 404, "/livez/": 404} {
 		if got, body := get(t, url+path); got != want {
 			t.Errorf("%s: %d %s, want %d", path, got, body, want)
+		}
+	}
+	b.write(t, "work/ask", "")
+	for r := bufio.NewReader(said); ; {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line == "ok\n" {
+			t.Error("the agent reaches the probes")
+		}
+		if line == "asked\n" {
+			break
 		}
 	}
 	resp, err := http.Post(url+"/livez", "text/plain", nil)

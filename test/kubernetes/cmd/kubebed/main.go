@@ -23,7 +23,10 @@ import (
 
 func main() {
 	bed.Enter()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGHUP)
+	// ctrl-c is for what runs in the cluster; when that has ended, what is left
+	// to do here is to clean up
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 	defer stop()
 	status, err := run(ctx, os.Args[1:])
 	if err != nil {
