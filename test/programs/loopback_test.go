@@ -63,6 +63,9 @@ func serveHost(t *testing.T, addr, says string) {
 	done := make(chan struct{})
 	go func() { srv.Serve(l); close(done) }()
 	t.Cleanup(func() { srv.Close(); <-done })
+	r, err := http.Get("http://" + addr) // control: the host itself reaches it
+	fatal(t, err)
+	r.Body.Close()
 }
 
 type workload struct {

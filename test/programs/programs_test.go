@@ -7,7 +7,10 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+
+	"sallyport/internal/testkit"
 )
 
 // program is one row of the table: what is run as a shell script, with HOST for
@@ -94,6 +97,9 @@ func TestPrograms(t *testing.T) {
 			t.Errorf("the resolver was asked %d times for the denied name, %d frames seen", n, f)
 		}
 		document(t, rows)
+		// The same for somebody without any privilege.
+		s.as = &syscall.Credential{Uid: testkit.NobodyID, Gid: testkit.NobodyID}
+		t.Run("nobody", func(t *testing.T) { s.row(t, programs[0]) })
 	})
 }
 

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -66,6 +67,7 @@ type scene struct {
 	names    *nameServer
 	wire     *wire
 	n        *testkit.Neighbour
+	as       *syscall.Credential // who starts sallyport; nil: root
 }
 
 // inScene runs f beside the other host.
@@ -145,7 +147,7 @@ func (s *scene) run(t *testing.T, work, script string, flags ...string) outcome 
 	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.bin, s.args(work, script, flags)...)
-	cmd.Env = []string{"PATH=" + s.path}
+	cmd.Env, cmd.SysProcAttr = []string{"PATH=" + s.path}, &syscall.SysProcAttr{Credential: s.as}
 	cmd.WaitDelay = 5 * time.Second
 	var b bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &b, &b
