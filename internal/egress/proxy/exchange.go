@@ -46,8 +46,9 @@ func (x *session) plain(early []byte, to target) (next func()) {
 	}
 	rd := x.newReader(prefixed{bytes.NewReader(early), x.wire})
 	defer func() { x.putReader(rd) }()
+	x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime))
 	for first := true; ; first = false {
-		if !first && !x.another(&rd) {
+		if (to.tls || !first) && !x.another(&rd) {
 			return nil
 		}
 		b, err := peekHead(rd, x.limits.RequestHead)

@@ -152,6 +152,7 @@ var hop = map[string]bool{
 	"Connection": true, "Proxy-Connection": true, "Keep-Alive": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
 	"Proxy-Authenticate": true, "Proxy-Authorization": true, "Proxy-Authentication-Info": true,
 	"Host": true, "Content-Length": true, "Http2-Settings": true,
+	"Alt-Svc": true, // of this connection's server, RFC 7838: the agent's next one is judged by itself
 }
 
 // exclude is hop with what the message's own Connection names.

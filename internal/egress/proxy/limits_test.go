@@ -1,0 +1,186 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/internal/event"
+)
+
+// TestLimitsInside reaches each bound of a connection whose TLS ends here: the
+// status, the end of the connection, and an event.
+func TestLimitsInside(t *testing.T) {
+	const start = "GET / HTTP/1.1\r\nHost: api.example.com\r\n"
+	for why, c := range map[string]struct {
+		text   string
+		limits func(*Limits)
+		status int
+		code   code
+	}{
+		"large head":  {start + "A: " + strings.Repeat("x", 5000) + "\r\n\r\n", func(l *Limits) { l.RequestHead = 4096 }, 431, headTooLarge},
+		"many fields": {start + strings.Repeat("A: b\r\n", maxFields) + "\r\n", func(*Limits) {}, 400, badRequestCode},
+		"slow head":   {start, func(l *Limits) { l.HeadTime = 200 * time.Millisecond }, 408, headTimeout},
+		"long target": {"GET /" + strings.Repeat("a", 17<<10) + " HTTP/1.1\r\nHost: api.example.com\r\n\r\n", func(*Limits) {}, 400, badRequestCode},
+	} {
+		t.Run(why, func(t *testing.T) {
+			w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { c.limits(&o.Limits) })
+			r := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+			resp, body := r.say(c.text).answer("GET")
+			if resp.StatusCode != c.status || !strings.Contains(body, `"`+string(c.code)+`"`) {
+				t.Errorf("%s %s, want %d %s", resp.Status, body, c.status, c.code)
+			}
+			r.ends()
+			w.event(func(e event.Event) bool { return e.StatusCode == string(c.code) })
+		})
+	}
+}
+
+// TestStreamLimits are those of HTTP/2.
+func TestStreamLimits(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.RequestHead = 4096 })
+	var got seen
+	w.secureWeb(true, got.recording, "api.example.com:443")
+	client := w.client(own, true)
+	for size, status := range map[int]int{100: 200, 5000: 431} { // net/http's client does not send more than twice the bound
+		req, _ := http.NewRequest("GET", "https://api.example.com/", nil)
+		req.Header.Set("A", strings.Repeat("x", size))
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != status {
+			t.Errorf("%d bytes: %s, want %d", size, resp.Status, status)
+		}
+	}
+	w.event(func(e event.Event) bool { return e.StatusCode == string(headTooLarge) })
+	if n := len(got.all()); n != 1 {
+		t.Errorf("the server saw %d requests, want 1", n)
+	}
+}
+
+// TestInspectedConnectionsAreBounded: one too many is told so, and the others go
+// on.
+func TestInspectedConnectionsAreBounded(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.Inspected = 1 })
+	var got seen
+	w.secureWeb(false, got.recording, "api.example.com:443")
+	get := "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
+	first := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+	first.say(get).answer("GET")
+	second := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+	if r, b := second.say(get).answer("GET"); r.StatusCode != 503 || !strings.Contains(b, "too_many_requests") {
+		t.Errorf("%s %s, want 503", r.Status, b)
+	}
+	w.event(func(e event.Event) bool { return e.StatusCode == "too_many_requests" })
+	if r, _ := first.say(get).answer("GET"); r.StatusCode != 200 {
+		t.Errorf("the first one: %s", r.Status)
+	}
+}
+
+// TestStalledHandshake ends.
+func TestStalledHandshake(t *testing.T) {
+	w, _ := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) {
+		o.Limits.HeadTime, o.Limits.Dial = 100*time.Millisecond, 100*time.Millisecond
+	})
+	c := w.connect("api.example.com:443")
+	hello := recordedHello(t, "api.example.com")
+	c.send(string(hello)) // and no more
+	io.Copy(io.Discard, c.br)
+	w.event(func(e event.Event) bool { return e.StatusCode == "client_tls" })
+}
+
+// recordedHello is a ClientHello.
+func recordedHello(t *testing.T, name string) []byte {
+	t.Helper()
+	a, b := pair(t)
+	defer a.Close()
+	defer b.Close()
+	go tls.Client(a, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake()
+	buf := make([]byte, 16<<10)
+	n, err := b.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return buf[:n]
+}
+
+// TestQuietConnectionsAreClosed, and hold next to nothing until then.
+func TestQuietConnectionsAreClosed(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.KeepAlive = 200 * time.Millisecond })
+	var got seen
+	w.secureWeb(false, got.recording, "api.example.com:443")
+	c := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+	c.say("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n").answer("GET")
+	if _, err := c.br.ReadByte(); err != io.EOF {
+		t.Errorf("%v, want the end", err)
+	}
+	w.kept(0)
+}
+
+// TestPoolIsBounded: the connection that is idle for longest makes room.
+func TestPoolIsBounded(t *testing.T) {
+	text := ""
+	for i := range 4 {
+		text += fmt.Sprintf("      - {host: h%d.example.com, port: 443, protocol: rest, access: read-only, enforcement: enforce}\n", i)
+	}
+	w, own := inspecting(t, policyOf(t, strings.TrimSuffix(text, "\n")), func(o *Options) { o.Limits.Pooled = 2 })
+	var got seen
+	for i := range 4 {
+		w.secureWeb(i%2 == 1, got.recording, fmt.Sprintf("h%d.example.com:443", i))
+	}
+	client := w.client(own, true)
+	for i := range 4 {
+		resp, err := client.Get(fmt.Sprintf("https://h%d.example.com/", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		w.kept(min(i+1, 2))
+	}
+}
+
+// TestIdleConnectionsAreCheap: after a request each costs what TLS keeps and a
+// goroutine, and no buffer.
+func TestIdleConnectionsAreCheap(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes many connections")
+	}
+	const n = 200
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy))
+	var got seen
+	w.secureWeb(false, got.recording, "api.example.com:443")
+	before := heap()
+	var conns []*raw
+	for range n {
+		c := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+		c.SetDeadline(time.Now().Add(time.Minute))
+		c.say("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n").answer("GET")
+		conns = append(conns, c)
+	}
+	time.Sleep(settle + 500*time.Millisecond) // after which buffers are given back
+	each := (heap() - before) / n
+	t.Logf("%d bytes for each idle connection, the client's side of it included", each)
+	if each > 80<<10 {
+		t.Errorf("%d bytes for each idle connection", each)
+	}
+	if r, _ := conns[0].say("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n").answer("GET"); r.StatusCode != 200 {
+		t.Errorf("afterwards: %s", r.Status)
+	}
+}
+
+func heap() int64 {
+	var m runtime.MemStats
+	for range 3 { // a sync.Pool lets go at the second
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
+}
