@@ -143,8 +143,8 @@ var tlsAlert = []byte{21, 3, 3, 0, 2, 2, 49}
 // Bounds of the end of a refused connection: how long and how much is read, so
 // that closing with bytes unread does not destroy the answer on its way.
 const (
-	lingerTime  = 300 * time.Millisecond
-	lingerBytes = 64 << 10
+	lingerTime  = time.Second
+	lingerBytes = 4 << 20
 )
 
 // refuse makes the event of a denial, tells the client and ends the connection.
@@ -160,12 +160,20 @@ func (x *session) refuse(in intent, no *denial, how form) {
 		x.client.SetLinger(0)
 		return
 	}
-	if x.wire.CloseWrite() == nil {
-		if x.wire != conn(x.client) {
-			x.client.CloseWrite()
-		}
-		io.CopyN(struct{ io.Writer }{io.Discard}, x.client, lingerBytes)
+	x.farewell()
+}
+
+// farewell ends a connection so that the answer that was written last arrives:
+// closing with bytes unread would destroy it.
+func (x *session) farewell() {
+	x.client.SetDeadline(time.Now().Add(lingerTime))
+	if x.wire.CloseWrite() != nil {
+		return
 	}
+	if x.wire != conn(x.client) {
+		x.client.CloseWrite()
+	}
+	io.CopyN(struct{ io.Writer }{io.Discard}, x.client, lingerBytes)
 }
 
 // record makes the event of a denial and gives the id that it got.

@@ -224,6 +224,7 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 	}
 	if !whole {
 		cut()
+		x.farewell()
 		return false, nil, nil
 	}
 	up.spent = up.spent || resp.Close || personal(resp.Header)

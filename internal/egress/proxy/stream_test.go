@@ -186,6 +186,31 @@ func TestTrailers(t *testing.T) {
 	}
 }
 
+// TestEarlyAnswers arrive, though the client is still sending: those of servers
+// and our own refusals.
+func TestEarlyAnswers(t *testing.T) {
+	versions(t, func(t *testing.T, h2 bool) {
+		w, own := inspecting(t, policyOf(t, `      - host: api.example.com
+        port: 443
+        protocol: rest
+        enforcement: enforce
+        rules: [{allow: {method: POST, path: /up}}]`))
+		w.secureWeb(h2, func(rw http.ResponseWriter, r *http.Request) { rw.WriteHeader(422) }, "api.example.com:443")
+		client := w.client(own, h2)
+		for path, status := range map[string]int{"/up": 422, "/denied": 403} {
+			resp, err := client.Post("https://api.example.com"+path, "text/plain", strings.NewReader(strings.Repeat("x", 2<<20)))
+			if err != nil {
+				t.Errorf("%s: %v", path, err)
+				continue
+			}
+			resp.Body.Close()
+			if resp.StatusCode != status {
+				t.Errorf("%s: %s, want %d", path, resp.Status, status)
+			}
+		}
+	})
+}
+
 // TestHeadAndEmpty: answers without a body leave the connection in step.
 func TestHeadAndEmpty(t *testing.T) {
 	versions(t, func(t *testing.T, h2 bool) {
