@@ -18,6 +18,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"sallyport": func() { os.Exit(Main(os.Args...)) },
+		"without":   func() { os.Exit(without(os.Args[1], os.Args[2:])) },
 	})
 }
 

@@ -98,7 +98,7 @@ func exitStatus(err error) int {
 // in the order in which the supervisor gives up what it may do.
 func (s *sandbox) prepare() error {
 	steps := []func() error{
-		s.choosePolicy, s.chooseMode, s.loadUpstream, s.openEvents, s.gatherCredentials, s.isolate, s.becomeAgent, s.harden,
+		s.haveRoom, s.choosePolicy, s.chooseMode, s.loadUpstream, s.openEvents, s.gatherCredentials, s.isolate, s.becomeAgent, s.harden,
 		s.lookAround, s.buildEgress, s.buildPlan, s.secureCredentials, s.openControl,
 	}
 	for _, step := range steps {
@@ -117,6 +117,20 @@ func (o Options) note(format string, args ...any) {
 	if o.Note != nil {
 		o.Note(fmt.Sprintf(format, args...))
 	}
+}
+
+// ownTasks is how many processes and threads a sandbox needs beside the agent's.
+const ownTasks = 16
+
+// haveRoom refuses a start that the cgroup's limit of processes would end in the
+// middle, where this program could not even say so: without a thread that it
+// needs, the Go runtime aborts.
+func (s *sandbox) haveRoom() error {
+	limit, room := probe.PIDRoom()
+	if room < 0 || room >= ownTasks {
+		return nil
+	}
+	return refused("raise pids.max of this container or cgroup", "no process can be made: the limit of processes is %d and %d are left, a sandbox needs %d for itself", limit, room, ownTasks)
 }
 
 func (s *sandbox) choosePolicy() error {
@@ -282,18 +296,29 @@ func (s *sandbox) lookAround() error {
 		return refused("sallyport doctor says more", "looking at this host: %w", err)
 	}
 	s.facts = f
-	return nil
+	_, err = s.build() // what this host cannot hold is said before anything is opened
+	return err
 }
 
-func (s *sandbox) buildPlan() error {
+// build plans with what is known by now.
+func (s *sandbox) build() (*confine.Plan, error) {
+	readable := s.o.Readable
+	if s.trust != nil {
+		readable = append([]string{s.trust.dir}, readable...)
+	}
 	plan, err := confine.Build(confine.Input{
 		Policy: s.policy, Workdir: s.o.Workdir, ProxyPort: s.proxyAddr.Port(),
-		Readable: append([]string{s.trust.dir}, s.o.Readable...), Off: s.o.Off, Network: networks[s.mode],
+		Readable: readable, Off: s.o.Off, Network: networks[s.mode],
 	}, s.facts)
 	var refusal *confine.RefusedError
 	if errors.As(err, &refusal) {
-		return refused(refusal.Hint(), "%w", err)
+		return nil, refused(refusal.Hint(), "%w", err)
 	}
+	return plan, err
+}
+
+func (s *sandbox) buildPlan() error {
+	plan, err := s.build()
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,19 @@ func cgroupVersion() int {
 // in the form of /proc/self/cgroup, and the root of its hierarchy below mount.
 // In a container the path may lead to nothing; then the root is all there is.
 func pidLimit(mount, own string) int64 {
-	limit := int64(-1)
+	limit, _ := pidRoom(mount, own)
+	return limit
+}
+
+// PIDRoom is how many more processes and threads this cgroup may have, and the
+// limit that says so; -1 and -1 where there is none. It costs a few reads.
+func PIDRoom() (limit, room int64) {
+	own, _ := os.ReadFile("/proc/self/cgroup")
+	return pidRoom("/sys/fs/cgroup", string(own))
+}
+
+func pidRoom(mount, own string) (limit, room int64) {
+	limit, room = -1, -1
 	for line := range strings.Lines(own) {
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(parts) != 3 {
@@ -69,15 +81,20 @@ func pidLimit(mount, own string) int64 {
 			continue
 		}
 		for dir := filepath.Clean("/" + parts[2]); ; dir = filepath.Dir(dir) {
-			if n := pidsMax(filepath.Join(root, dir, "pids.max")); n >= 0 && (limit < 0 || n < limit) {
+			n := pidsMax(filepath.Join(root, dir, "pids.max"))
+			if n >= 0 && (limit < 0 || n < limit) {
 				limit = n
+			}
+			left := max(0, n-max(0, pidsMax(filepath.Join(root, dir, "pids.current"))))
+			if n >= 0 && (room < 0 || left < room) {
+				room = left
 			}
 			if dir == "/" {
 				break
 			}
 		}
 	}
-	return limit
+	return limit, room
 }
 
 // pidsMax reads a number; -1 for "max" and for a file that is not there.

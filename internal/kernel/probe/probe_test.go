@@ -255,6 +255,7 @@ func TestPIDLimit(t *testing.T) {
 	for name, text := range map[string]string{
 		"a/pids.max": "max\n", "a/b/pids.max": "300\n", "a/b/c/pids.max": "max\n", "a/d/pids.max": "9\n", "a/d/e/pids.max": "50\n",
 		"pids/docker/x/pids.max": "64\n", "bad/pids.max": "some\n",
+		"a/b/pids.current": "290\n", "a/d/pids.current": "12\n", "a/d/e/pids.current": "12\n",
 	} {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -270,6 +271,11 @@ func TestPIDLimit(t *testing.T) {
 	} {
 		if got := pidLimit(dir, own); got != want {
 			t.Errorf("pidLimit(%q) = %d, want %d", own, got, want)
+		}
+	}
+	for own, want := range map[string]int64{"0::/a\n": -1, "0::/a/b/c\n": 10, "0::/a/d/e\n": 0, "7:pids:/docker/x\n": 64} {
+		if _, got := pidRoom(dir, own); got != want {
+			t.Errorf("pidRoom(%q) = %d, want %d", own, got, want)
 		}
 	}
 }
