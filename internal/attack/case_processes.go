@@ -34,6 +34,8 @@ func processCases() []Case {
 			What: "install a notification listener of its own"},
 		{Name: "own_filter", Category: Processes, twin: "child", control: mustKeep, attack: ownFilter,
 			What: "loosen the filter with another one on top that allows everything, traces or notifies"},
+		{Name: "landlock_layers", Category: Processes, twin: "child", control: mustKeep, attack: landlockLayers, needs: []need{landlockABI(1)},
+			What: "use up the layers that Landlock has, and lose nothing of the sandbox by it"},
 		{Name: "i386_calls", Category: Processes, twin: "child", attack: foreignI386, stops: []stop{by(WallFilter, wordKilled+"SIGSYS", "ENOSYS", "EPERM")},
 			What: "make 32-bit system calls through int 0x80, socketcall included"},
 		{Name: "x32_calls", Category: Processes, twin: "child", attack: foreignX32, stops: []stop{by(WallFilter, "ENOSYS", "EPERM", "EAFNOSUPPORT", wordKilled+"SIGSYS")},

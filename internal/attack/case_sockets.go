@@ -38,6 +38,8 @@ func socketCases() []Case {
 			What: "make sockets and connect through a ring that no filter sees"},
 		{Name: "socket_options", Category: Sockets, twin: "proxy", attack: socketOptions, stops: []stop{filtered, by(WallFilter, "ENOENT"), by(WallGate, "EPERM", "EACCES")},
 			What: "bend a brokered connection with options: source routes, interfaces, repair mode, other protocols on top"},
+		{Name: "interface_ioctls", Category: Sockets, twin: "proxy", attack: interfaceCalls, stops: []stop{by(WallPrivilege, "EPERM"), filtered},
+			What: "change addresses, routes and interfaces of the host by ioctl"},
 		{Name: "inherited_descriptors", Category: Sockets, attack: inherited, stops: []stop{by(WallLaunch, wordNothing)},
 			What: "use a descriptor that the supervisor's caller left open"},
 		{Name: "abstract_unix", Category: Sockets, twin: "pair", attack: abstractUnix,

@@ -3,14 +3,18 @@ package attack
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/internal/kernel/landlock"
 )
 
 func clone3(a *agent) {
@@ -276,4 +280,36 @@ func overwriteExe(a *agent) {
 func chrootNowhere(a *agent) error {
 	_, err := call(unix.SYS_CHROOT, a.heap.text("/nonexistent/attack"))
 	return err
+}
+
+// landlockLayers restricts itself until the kernel has no layer left, and is
+// served all the same: who is looked at from outside has more layers then than
+// whoever looks.
+func landlockLayers(a *agent) {
+	a.try("served", func() error {
+		runtime.LockOSThread() // for as long as the case lives
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return faultf("no_new_privs: %w", err)
+		}
+		layers := 0
+		for {
+			fd, err := landlock.Create(landlock.Attr{FS: landlock.MakeSym})
+			if err != nil {
+				return faultf("ruleset: %w", err)
+			}
+			err = landlock.RestrictThread(fd)
+			unix.Close(fd)
+			if errors.Is(err, unix.E2BIG) {
+				break
+			}
+			if err != nil || layers > 1000 {
+				return faultf("layer %d: %w", layers, err)
+			}
+			layers++
+		}
+		if err := a.fetchOrigin(); err != nil {
+			return err
+		}
+		return foundf("%d layers of its own", layers)
+	})
 }

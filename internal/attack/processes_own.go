@@ -135,7 +135,19 @@ func ownPosture(a *agent) {
 		if err := unix.Getrlimit(unix.RLIMIT_CORE, &l); err != nil {
 			return faultf("%w", err)
 		}
-		return expect(l.Max == 0, "core dumps up to %d bytes", l.Max)
+		return expect(l.Max <= 1, "core dumps up to %d bytes", l.Max)
+	})
+	// At 0 a crash still starts the host's handler of cores, where it has one.
+	a.try("core_handler", func() error {
+		var l unix.Rlimit
+		if unix.Getrlimit(unix.RLIMIT_CORE, &l) == nil && l.Max == 0 {
+			return &absent{"the limit of core dumps is 0 for everybody here"}
+		}
+		unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+		if err := unix.Getrlimit(unix.RLIMIT_CORE, &l); err != nil {
+			return faultf("%w", err)
+		}
+		return expect(l.Cur == 1, "the limit of core dumps is %d, at which a crash starts the host's handler", l.Cur)
 	})
 }
 

@@ -86,6 +86,25 @@ func socketOptions(a *agent) {
 	}
 }
 
+// interfaceCalls change the host's network by ioctl, for which any socket does.
+func interfaceCalls(a *agent) {
+	for name, request := range map[string]uintptr{
+		"flags": 0x8914, "address": 0x8916, "route": 0x890b, "neighbour": 0x8955, "name": 0x8923, "bridge": 0x89a0, "queue": 0x8943,
+	} {
+		a.probe(name, func() error {
+			fd, err := socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+			if err != nil {
+				return faultf("socket: %w", err)
+			}
+			defer unix.Close(fd)
+			req, at := a.heap.alloc(128) // struct ifreq, rtentry or arpreq
+			copy(req, "lo")
+			_, err = call(unix.SYS_IOCTL, uintptr(fd), request, at)
+			return err
+		})
+	}
+}
+
 // ioUring asks for a ring; registering and entering one need no ring to be seen
 // to reach the kernel.
 func ioUring(a *agent) {

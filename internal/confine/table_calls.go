@@ -17,6 +17,8 @@ const unshared = unix.CLONE_FILES | unix.CLONE_FS | unix.CLONE_SYSVSEM | unix.CL
 
 const tiocLinux = 0x541c // TIOCLINUX of asm-generic/ioctls.h
 
+const coreLimit = "at any limit but 1 a crash starts the host's core handler, which often is root's, on memory of the agent's choice; the stage sets 1, and programs that lower it to 0 go on"
+
 // processRules keep the agent in its own processes, and each process what it is.
 func processRules() []seccomp.Rule {
 	eperm := refuse(unix.EPERM)
@@ -33,6 +35,8 @@ func processRules() []seccomp.Rule {
 			Why: "reads, changes or takes descriptors from a process of the same user; a tracer could also change what the filter saw"},
 		{Name: "limits of others", Calls: on("prlimit64"), When: when(seccomp.Int(0).IsNot(0), seccomp.Word(2).IsNot(0)), Do: eperm,
 			Why: "limits are set on any process of the same user, and no CPU time or no descriptors ends it; 0 is the caller itself"},
+		{Name: "core limit", Calls: on("setrlimit"), When: when(seccomp.Int(0).Is(unix.RLIMIT_CORE)), Do: seccomp.Pretend, Why: coreLimit},
+		{Name: "core limit", Calls: on("prlimit64"), When: when(seccomp.Int(1).Is(unix.RLIMIT_CORE), seccomp.Word(2).IsNot(0)), Do: seccomp.Pretend, Why: coreLimit},
 		{Name: "io_uring", Calls: on("io_uring_setup", "io_uring_enter", "io_uring_register"), Do: refuse(unix.ENOSYS),
 			Why: "makes sockets and connects them without a system call; programs fall back to epoll"},
 		{Name: "listener of its own", Calls: on("seccomp"), When: when(seccomp.Int(0).Is(unix.SECCOMP_SET_MODE_FILTER), seccomp.Int(1).Has(unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)), Do: refuse(unix.EBUSY),

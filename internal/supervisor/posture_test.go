@@ -21,7 +21,7 @@ var posture = map[string]string{
 	"TracerPid":     "0",
 	"SigBlk":        "0000000000000000",
 	"descriptors":   "0 1 2 3", // 3 is the directory that ls reads
-	"Max core file": "0",
+	"Max core file": "1",
 	"environment": "HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy grpc_proxy NO_PROXY no_proxy NODE_USE_ENV_PROXY RES_OPTIONS SALLYPORT " +
 		"SSL_CERT_FILE CURL_CA_BUNDLE GIT_SSL_CAINFO REQUESTS_CA_BUNDLE PIP_CERT CARGO_HTTP_CAINFO AWS_CA_BUNDLE CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE " +
 		"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH NIX_SSL_CERT_FILE npm_config_cafile NODE_EXTRA_CA_CERTS DENO_CERT JAVA_TOOL_OPTIONS",

@@ -17,6 +17,7 @@ import (
 	"sallyport/internal/confine/gate"
 	"sallyport/internal/confine/stage"
 	"sallyport/internal/event"
+	"sallyport/internal/kernel/caps"
 	"sallyport/internal/kernel/notify"
 )
 
@@ -244,6 +245,9 @@ func (s *sandbox) writable() []string {
 // limit of descriptors, which the Go runtime has raised for itself.
 func limits() []stage.Limit {
 	l := []stage.Limit{{Name: "core dumps", Resource: unix.RLIMIT_CORE}}
+	if core, err := caps.CoreLimit(); err == nil {
+		l[0].Value = core
+	}
 	var own, parent unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
 		return l

@@ -242,7 +242,7 @@ func TestHarden(t *testing.T) {
 			t.Errorf("dumpable %d, %v", d, err)
 		}
 		var r unix.Rlimit
-		if err := unix.Getrlimit(unix.RLIMIT_CORE, &r); err != nil || r.Cur != 0 || r.Max != 0 {
+		if err := unix.Getrlimit(unix.RLIMIT_CORE, &r); err != nil || r.Cur > 1 || r.Max > 1 {
 			t.Errorf("core limit %+v, %v", r, err)
 		}
 	})

@@ -201,8 +201,23 @@ func Harden() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("caps: dumpable: %w", err)
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+	l, err := CoreLimit()
+	if err == nil {
+		err = unix.Setrlimit(unix.RLIMIT_CORE, &l)
+	}
+	if err != nil {
 		return fmt.Errorf("caps: core limit: %w", err)
 	}
 	return nil
+}
+
+// CoreLimit is the limit that lets a crash leave the least behind. 1 byte is less
+// than the smallest core file, and the one limit at which the kernel starts no
+// handler of cores either (coredump_pipe in fs/coredump.c). Where the caller's
+// own limit is 0 it cannot be had.
+func CoreLimit() (unix.Rlimit, error) {
+	var l unix.Rlimit
+	err := unix.Getrlimit(unix.RLIMIT_CORE, &l)
+	n := min(1, l.Max)
+	return unix.Rlimit{Cur: n, Max: n}, err
 }
