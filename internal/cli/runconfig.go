@@ -29,12 +29,13 @@ func loadRunConfig(file string, short []string) (*policy.RunConfig, error) {
 		}
 	}
 	for _, text := range short {
+		name, _, _ := strings.Cut(text, "=") // the rest could be a secret, by mistake
 		p, err := policy.ShortProvider(text)
 		if err != nil {
-			return nil, usagef("--provider %q: %w", text, err)
+			return nil, usagef("--provider %s: %w", name, err)
 		}
 		if slices.ContainsFunc(c.Providers, func(o policy.Provider) bool { return o.Name == p.Name }) {
-			return nil, usagef("--provider %q: there is a provider of that name already", text)
+			return nil, usagef("--provider %s: there is a provider of that name already", name)
 		}
 		c.Providers = append(c.Providers, p)
 	}
