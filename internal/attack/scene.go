@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/internal/kernel/netns"
 )
 
 // scene is everything outside of the sandbox that one run of cases attacks:
@@ -157,7 +159,8 @@ func (s *scene) makeServers() error {
 func hostAddresses() (own []string, linked string) {
 	interfaces, _ := net.Interfaces()
 	for _, i := range interfaces {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 {
+		// What a killed supervisor has left is about to be taken by the next one.
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || strings.HasPrefix(i.Name, netns.LinkPrefix) {
 			continue
 		}
 		addrs, _ := i.Addrs()
