@@ -30,10 +30,13 @@ const (
 type Hook int32
 
 const (
-	Hook_HOOK_UNSPECIFIED    Hook = 0
-	Hook_HOOK_HTTP_REQUEST   Hook = 1
-	Hook_HOOK_HTTP_RESPONSE  Hook = 2
+	Hook_HOOK_UNSPECIFIED   Hook = 0
+	Hook_HOOK_HTTP_REQUEST  Hook = 1
+	Hook_HOOK_HTTP_RESPONSE Hook = 2
+	// Text messages of the client. Binary ones do not pass where this is wanted.
 	Hook_HOOK_WEBSOCKET_TEXT Hook = 3
+	// Messages of the server, text and binary.
+	Hook_HOOK_WEBSOCKET_SERVER_MESSAGE Hook = 4
 )
 
 // Enum value maps for Hook.
@@ -43,12 +46,14 @@ var (
 		1: "HOOK_HTTP_REQUEST",
 		2: "HOOK_HTTP_RESPONSE",
 		3: "HOOK_WEBSOCKET_TEXT",
+		4: "HOOK_WEBSOCKET_SERVER_MESSAGE",
 	}
 	Hook_value = map[string]int32{
-		"HOOK_UNSPECIFIED":    0,
-		"HOOK_HTTP_REQUEST":   1,
-		"HOOK_HTTP_RESPONSE":  2,
-		"HOOK_WEBSOCKET_TEXT": 3,
+		"HOOK_UNSPECIFIED":              0,
+		"HOOK_HTTP_REQUEST":             1,
+		"HOOK_HTTP_RESPONSE":            2,
+		"HOOK_WEBSOCKET_TEXT":           3,
+		"HOOK_WEBSOCKET_SERVER_MESSAGE": 4,
 	}
 )
 
@@ -862,30 +867,32 @@ func (x *EvaluateHttpResponseResponse) GetFindings() []*Finding {
 	return nil
 }
 
-type EvaluateWebSocketTextRequest struct {
+type EvaluateWebSocketMessageRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Config *structpb.Struct       `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
 	// Of the request that opened the WebSocket.
 	Target        *Target `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
-	Text          []byte  `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	FromServer    bool    `protobuf:"varint,3,opt,name=from_server,json=fromServer,proto3" json:"from_server,omitempty"`
+	Binary        bool    `protobuf:"varint,4,opt,name=binary,proto3" json:"binary,omitempty"`
+	Message       []byte  `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *EvaluateWebSocketTextRequest) Reset() {
-	*x = EvaluateWebSocketTextRequest{}
+func (x *EvaluateWebSocketMessageRequest) Reset() {
+	*x = EvaluateWebSocketMessageRequest{}
 	mi := &file_middleware_v1_middleware_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *EvaluateWebSocketTextRequest) String() string {
+func (x *EvaluateWebSocketMessageRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*EvaluateWebSocketTextRequest) ProtoMessage() {}
+func (*EvaluateWebSocketMessageRequest) ProtoMessage() {}
 
-func (x *EvaluateWebSocketTextRequest) ProtoReflect() protoreflect.Message {
+func (x *EvaluateWebSocketMessageRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_middleware_v1_middleware_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -897,57 +904,71 @@ func (x *EvaluateWebSocketTextRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use EvaluateWebSocketTextRequest.ProtoReflect.Descriptor instead.
-func (*EvaluateWebSocketTextRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use EvaluateWebSocketMessageRequest.ProtoReflect.Descriptor instead.
+func (*EvaluateWebSocketMessageRequest) Descriptor() ([]byte, []int) {
 	return file_middleware_v1_middleware_proto_rawDescGZIP(), []int{12}
 }
 
-func (x *EvaluateWebSocketTextRequest) GetConfig() *structpb.Struct {
+func (x *EvaluateWebSocketMessageRequest) GetConfig() *structpb.Struct {
 	if x != nil {
 		return x.Config
 	}
 	return nil
 }
 
-func (x *EvaluateWebSocketTextRequest) GetTarget() *Target {
+func (x *EvaluateWebSocketMessageRequest) GetTarget() *Target {
 	if x != nil {
 		return x.Target
 	}
 	return nil
 }
 
-func (x *EvaluateWebSocketTextRequest) GetText() []byte {
+func (x *EvaluateWebSocketMessageRequest) GetFromServer() bool {
 	if x != nil {
-		return x.Text
+		return x.FromServer
+	}
+	return false
+}
+
+func (x *EvaluateWebSocketMessageRequest) GetBinary() bool {
+	if x != nil {
+		return x.Binary
+	}
+	return false
+}
+
+func (x *EvaluateWebSocketMessageRequest) GetMessage() []byte {
+	if x != nil {
+		return x.Message
 	}
 	return nil
 }
 
-type EvaluateWebSocketTextResponse struct {
+type EvaluateWebSocketMessageResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Decision Decision               `protobuf:"varint,1,opt,name=decision,proto3,enum=sallyport.middleware.v1.Decision" json:"decision,omitempty"`
 	Reason   string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	// The text that is sent in place of the one that was shown.
-	Text          []byte     `protobuf:"bytes,3,opt,name=text,proto3,oneof" json:"text,omitempty"`
+	// What is sent in place of the message that was shown; UTF-8 unless it was binary.
+	Message       []byte     `protobuf:"bytes,3,opt,name=message,proto3,oneof" json:"message,omitempty"`
 	Findings      []*Finding `protobuf:"bytes,4,rep,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *EvaluateWebSocketTextResponse) Reset() {
-	*x = EvaluateWebSocketTextResponse{}
+func (x *EvaluateWebSocketMessageResponse) Reset() {
+	*x = EvaluateWebSocketMessageResponse{}
 	mi := &file_middleware_v1_middleware_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *EvaluateWebSocketTextResponse) String() string {
+func (x *EvaluateWebSocketMessageResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*EvaluateWebSocketTextResponse) ProtoMessage() {}
+func (*EvaluateWebSocketMessageResponse) ProtoMessage() {}
 
-func (x *EvaluateWebSocketTextResponse) ProtoReflect() protoreflect.Message {
+func (x *EvaluateWebSocketMessageResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_middleware_v1_middleware_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -959,33 +980,33 @@ func (x *EvaluateWebSocketTextResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use EvaluateWebSocketTextResponse.ProtoReflect.Descriptor instead.
-func (*EvaluateWebSocketTextResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use EvaluateWebSocketMessageResponse.ProtoReflect.Descriptor instead.
+func (*EvaluateWebSocketMessageResponse) Descriptor() ([]byte, []int) {
 	return file_middleware_v1_middleware_proto_rawDescGZIP(), []int{13}
 }
 
-func (x *EvaluateWebSocketTextResponse) GetDecision() Decision {
+func (x *EvaluateWebSocketMessageResponse) GetDecision() Decision {
 	if x != nil {
 		return x.Decision
 	}
 	return Decision_DECISION_UNSPECIFIED
 }
 
-func (x *EvaluateWebSocketTextResponse) GetReason() string {
+func (x *EvaluateWebSocketMessageResponse) GetReason() string {
 	if x != nil {
 		return x.Reason
 	}
 	return ""
 }
 
-func (x *EvaluateWebSocketTextResponse) GetText() []byte {
+func (x *EvaluateWebSocketMessageResponse) GetMessage() []byte {
 	if x != nil {
-		return x.Text
+		return x.Message
 	}
 	return nil
 }
 
-func (x *EvaluateWebSocketTextResponse) GetFindings() []*Finding {
+func (x *EvaluateWebSocketMessageResponse) GetFindings() []*Finding {
 	if x != nil {
 		return x.Findings
 	}
@@ -1045,32 +1066,37 @@ const file_middleware_v1_middleware_proto_rawDesc = "" +
 	"\bdecision\x18\x01 \x01(\x0e2!.sallyport.middleware.v1.DecisionR\bdecision\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x127\n" +
 	"\x06change\x18\x03 \x01(\v2\x1f.sallyport.middleware.v1.ChangeR\x06change\x12<\n" +
-	"\bfindings\x18\x04 \x03(\v2 .sallyport.middleware.v1.FindingR\bfindings\"\x9c\x01\n" +
-	"\x1cEvaluateWebSocketTextRequest\x12/\n" +
+	"\bfindings\x18\x04 \x03(\v2 .sallyport.middleware.v1.FindingR\bfindings\"\xde\x01\n" +
+	"\x1fEvaluateWebSocketMessageRequest\x12/\n" +
 	"\x06config\x18\x01 \x01(\v2\x17.google.protobuf.StructR\x06config\x127\n" +
-	"\x06target\x18\x02 \x01(\v2\x1f.sallyport.middleware.v1.TargetR\x06target\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\fR\x04text\"\xd6\x01\n" +
-	"\x1dEvaluateWebSocketTextResponse\x12=\n" +
+	"\x06target\x18\x02 \x01(\v2\x1f.sallyport.middleware.v1.TargetR\x06target\x12\x1f\n" +
+	"\vfrom_server\x18\x03 \x01(\bR\n" +
+	"fromServer\x12\x16\n" +
+	"\x06binary\x18\x04 \x01(\bR\x06binary\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\fR\amessage\"\xe2\x01\n" +
+	" EvaluateWebSocketMessageResponse\x12=\n" +
 	"\bdecision\x18\x01 \x01(\x0e2!.sallyport.middleware.v1.DecisionR\bdecision\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x17\n" +
-	"\x04text\x18\x03 \x01(\fH\x00R\x04text\x88\x01\x01\x12<\n" +
-	"\bfindings\x18\x04 \x03(\v2 .sallyport.middleware.v1.FindingR\bfindingsB\a\n" +
-	"\x05_text*d\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
+	"\amessage\x18\x03 \x01(\fH\x00R\amessage\x88\x01\x01\x12<\n" +
+	"\bfindings\x18\x04 \x03(\v2 .sallyport.middleware.v1.FindingR\bfindingsB\n" +
+	"\n" +
+	"\b_message*\x87\x01\n" +
 	"\x04Hook\x12\x14\n" +
 	"\x10HOOK_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11HOOK_HTTP_REQUEST\x10\x01\x12\x16\n" +
 	"\x12HOOK_HTTP_RESPONSE\x10\x02\x12\x17\n" +
-	"\x13HOOK_WEBSOCKET_TEXT\x10\x03*K\n" +
+	"\x13HOOK_WEBSOCKET_TEXT\x10\x03\x12!\n" +
+	"\x1dHOOK_WEBSOCKET_SERVER_MESSAGE\x10\x04*K\n" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eDECISION_ALLOW\x10\x01\x12\x11\n" +
-	"\rDECISION_DENY\x10\x022\xf9\x04\n" +
+	"\rDECISION_DENY\x10\x022\x82\x05\n" +
 	"\x11MiddlewareService\x12_\n" +
 	"\bDescribe\x12(.sallyport.middleware.v1.DescribeRequest\x1a).sallyport.middleware.v1.DescribeResponse\x12q\n" +
 	"\x0eValidateConfig\x12..sallyport.middleware.v1.ValidateConfigRequest\x1a/.sallyport.middleware.v1.ValidateConfigResponse\x12\x80\x01\n" +
 	"\x13EvaluateHttpRequest\x123.sallyport.middleware.v1.EvaluateHttpRequestRequest\x1a4.sallyport.middleware.v1.EvaluateHttpRequestResponse\x12\x83\x01\n" +
-	"\x14EvaluateHttpResponse\x124.sallyport.middleware.v1.EvaluateHttpResponseRequest\x1a5.sallyport.middleware.v1.EvaluateHttpResponseResponse\x12\x86\x01\n" +
-	"\x15EvaluateWebSocketText\x125.sallyport.middleware.v1.EvaluateWebSocketTextRequest\x1a6.sallyport.middleware.v1.EvaluateWebSocketTextResponseB*Z(sallyport/api/middleware/v1;middlewarev1b\x06proto3"
+	"\x14EvaluateHttpResponse\x124.sallyport.middleware.v1.EvaluateHttpResponseRequest\x1a5.sallyport.middleware.v1.EvaluateHttpResponseResponse\x12\x8f\x01\n" +
+	"\x18EvaluateWebSocketMessage\x128.sallyport.middleware.v1.EvaluateWebSocketMessageRequest\x1a9.sallyport.middleware.v1.EvaluateWebSocketMessageResponseB*Z(sallyport/api/middleware/v1;middlewarev1b\x06proto3"
 
 var (
 	file_middleware_v1_middleware_proto_rawDescOnce sync.Once
@@ -1087,23 +1113,23 @@ func file_middleware_v1_middleware_proto_rawDescGZIP() []byte {
 var file_middleware_v1_middleware_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_middleware_v1_middleware_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_middleware_v1_middleware_proto_goTypes = []any{
-	(Hook)(0),                             // 0: sallyport.middleware.v1.Hook
-	(Decision)(0),                         // 1: sallyport.middleware.v1.Decision
-	(*DescribeRequest)(nil),               // 2: sallyport.middleware.v1.DescribeRequest
-	(*DescribeResponse)(nil),              // 3: sallyport.middleware.v1.DescribeResponse
-	(*ValidateConfigRequest)(nil),         // 4: sallyport.middleware.v1.ValidateConfigRequest
-	(*ValidateConfigResponse)(nil),        // 5: sallyport.middleware.v1.ValidateConfigResponse
-	(*Target)(nil),                        // 6: sallyport.middleware.v1.Target
-	(*Header)(nil),                        // 7: sallyport.middleware.v1.Header
-	(*Change)(nil),                        // 8: sallyport.middleware.v1.Change
-	(*Finding)(nil),                       // 9: sallyport.middleware.v1.Finding
-	(*EvaluateHttpRequestRequest)(nil),    // 10: sallyport.middleware.v1.EvaluateHttpRequestRequest
-	(*EvaluateHttpRequestResponse)(nil),   // 11: sallyport.middleware.v1.EvaluateHttpRequestResponse
-	(*EvaluateHttpResponseRequest)(nil),   // 12: sallyport.middleware.v1.EvaluateHttpResponseRequest
-	(*EvaluateHttpResponseResponse)(nil),  // 13: sallyport.middleware.v1.EvaluateHttpResponseResponse
-	(*EvaluateWebSocketTextRequest)(nil),  // 14: sallyport.middleware.v1.EvaluateWebSocketTextRequest
-	(*EvaluateWebSocketTextResponse)(nil), // 15: sallyport.middleware.v1.EvaluateWebSocketTextResponse
-	(*structpb.Struct)(nil),               // 16: google.protobuf.Struct
+	(Hook)(0),                                // 0: sallyport.middleware.v1.Hook
+	(Decision)(0),                            // 1: sallyport.middleware.v1.Decision
+	(*DescribeRequest)(nil),                  // 2: sallyport.middleware.v1.DescribeRequest
+	(*DescribeResponse)(nil),                 // 3: sallyport.middleware.v1.DescribeResponse
+	(*ValidateConfigRequest)(nil),            // 4: sallyport.middleware.v1.ValidateConfigRequest
+	(*ValidateConfigResponse)(nil),           // 5: sallyport.middleware.v1.ValidateConfigResponse
+	(*Target)(nil),                           // 6: sallyport.middleware.v1.Target
+	(*Header)(nil),                           // 7: sallyport.middleware.v1.Header
+	(*Change)(nil),                           // 8: sallyport.middleware.v1.Change
+	(*Finding)(nil),                          // 9: sallyport.middleware.v1.Finding
+	(*EvaluateHttpRequestRequest)(nil),       // 10: sallyport.middleware.v1.EvaluateHttpRequestRequest
+	(*EvaluateHttpRequestResponse)(nil),      // 11: sallyport.middleware.v1.EvaluateHttpRequestResponse
+	(*EvaluateHttpResponseRequest)(nil),      // 12: sallyport.middleware.v1.EvaluateHttpResponseRequest
+	(*EvaluateHttpResponseResponse)(nil),     // 13: sallyport.middleware.v1.EvaluateHttpResponseResponse
+	(*EvaluateWebSocketMessageRequest)(nil),  // 14: sallyport.middleware.v1.EvaluateWebSocketMessageRequest
+	(*EvaluateWebSocketMessageResponse)(nil), // 15: sallyport.middleware.v1.EvaluateWebSocketMessageResponse
+	(*structpb.Struct)(nil),                  // 16: google.protobuf.Struct
 }
 var file_middleware_v1_middleware_proto_depIdxs = []int32{
 	0,  // 0: sallyport.middleware.v1.DescribeResponse.hooks:type_name -> sallyport.middleware.v1.Hook
@@ -1121,20 +1147,20 @@ var file_middleware_v1_middleware_proto_depIdxs = []int32{
 	1,  // 12: sallyport.middleware.v1.EvaluateHttpResponseResponse.decision:type_name -> sallyport.middleware.v1.Decision
 	8,  // 13: sallyport.middleware.v1.EvaluateHttpResponseResponse.change:type_name -> sallyport.middleware.v1.Change
 	9,  // 14: sallyport.middleware.v1.EvaluateHttpResponseResponse.findings:type_name -> sallyport.middleware.v1.Finding
-	16, // 15: sallyport.middleware.v1.EvaluateWebSocketTextRequest.config:type_name -> google.protobuf.Struct
-	6,  // 16: sallyport.middleware.v1.EvaluateWebSocketTextRequest.target:type_name -> sallyport.middleware.v1.Target
-	1,  // 17: sallyport.middleware.v1.EvaluateWebSocketTextResponse.decision:type_name -> sallyport.middleware.v1.Decision
-	9,  // 18: sallyport.middleware.v1.EvaluateWebSocketTextResponse.findings:type_name -> sallyport.middleware.v1.Finding
+	16, // 15: sallyport.middleware.v1.EvaluateWebSocketMessageRequest.config:type_name -> google.protobuf.Struct
+	6,  // 16: sallyport.middleware.v1.EvaluateWebSocketMessageRequest.target:type_name -> sallyport.middleware.v1.Target
+	1,  // 17: sallyport.middleware.v1.EvaluateWebSocketMessageResponse.decision:type_name -> sallyport.middleware.v1.Decision
+	9,  // 18: sallyport.middleware.v1.EvaluateWebSocketMessageResponse.findings:type_name -> sallyport.middleware.v1.Finding
 	2,  // 19: sallyport.middleware.v1.MiddlewareService.Describe:input_type -> sallyport.middleware.v1.DescribeRequest
 	4,  // 20: sallyport.middleware.v1.MiddlewareService.ValidateConfig:input_type -> sallyport.middleware.v1.ValidateConfigRequest
 	10, // 21: sallyport.middleware.v1.MiddlewareService.EvaluateHttpRequest:input_type -> sallyport.middleware.v1.EvaluateHttpRequestRequest
 	12, // 22: sallyport.middleware.v1.MiddlewareService.EvaluateHttpResponse:input_type -> sallyport.middleware.v1.EvaluateHttpResponseRequest
-	14, // 23: sallyport.middleware.v1.MiddlewareService.EvaluateWebSocketText:input_type -> sallyport.middleware.v1.EvaluateWebSocketTextRequest
+	14, // 23: sallyport.middleware.v1.MiddlewareService.EvaluateWebSocketMessage:input_type -> sallyport.middleware.v1.EvaluateWebSocketMessageRequest
 	3,  // 24: sallyport.middleware.v1.MiddlewareService.Describe:output_type -> sallyport.middleware.v1.DescribeResponse
 	5,  // 25: sallyport.middleware.v1.MiddlewareService.ValidateConfig:output_type -> sallyport.middleware.v1.ValidateConfigResponse
 	11, // 26: sallyport.middleware.v1.MiddlewareService.EvaluateHttpRequest:output_type -> sallyport.middleware.v1.EvaluateHttpRequestResponse
 	13, // 27: sallyport.middleware.v1.MiddlewareService.EvaluateHttpResponse:output_type -> sallyport.middleware.v1.EvaluateHttpResponseResponse
-	15, // 28: sallyport.middleware.v1.MiddlewareService.EvaluateWebSocketText:output_type -> sallyport.middleware.v1.EvaluateWebSocketTextResponse
+	15, // 28: sallyport.middleware.v1.MiddlewareService.EvaluateWebSocketMessage:output_type -> sallyport.middleware.v1.EvaluateWebSocketMessageResponse
 	24, // [24:29] is the sub-list for method output_type
 	19, // [19:24] is the sub-list for method input_type
 	19, // [19:19] is the sub-list for extension type_name

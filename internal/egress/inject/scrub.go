@@ -14,8 +14,7 @@ import (
 // Scrub makes sure that an answer of host and port, to a request that ep
 // allowed, gives none of the secrets away that the host may have been given. It
 // replaces them by stars of the same length, in headers, in the body as it
-// passes and in trailers; after a switch of protocols, in the bytes of the
-// server. A status of 401 lets the secrets be read anew. The error is a
+// passes and in trailers. A status of 401 lets the secrets be read anew. The error is a
 // *Refusal: the answer must not be passed on then.
 func (in *Injector) Scrub(ep *policy.Endpoint, host string, port uint16, resp *http.Response) error {
 	return in.scrub(in.here(ep, host, port), resp)
@@ -32,10 +31,6 @@ func (in *Injector) scrub(creds []*Credential, resp *http.Response) error {
 		}
 	}
 	scrubHeader(resp.Header, list)
-	if stream, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Body = &switched{stream, scrubber{src: stream, list: list}}
-		return nil
-	}
 	if err := unpack(resp, creds[0]); err != nil {
 		return err
 	}
@@ -183,14 +178,6 @@ func (s *scrubbed) Read(b []byte) (int, error) {
 	}
 	return n, err
 }
-
-// switched is the connection after a switch of protocols.
-type switched struct {
-	io.ReadWriteCloser
-	in scrubber
-}
-
-func (s *switched) Read(b []byte) (int, error) { return s.in.Read(b) }
 
 func acceptsGzip(h http.Header) bool {
 	for _, v := range h.Values("Accept-Encoding") {

@@ -13,6 +13,7 @@ const (
 	Request  Hook = iota + 1
 	Response      // one event of a text/event-stream is a message, too
 	Text          // of a WebSocket client
+	Answer        // a message of a WebSocket server
 )
 
 // Message is what middlewares see of one message. They change Header in place and replace Body.
@@ -20,7 +21,8 @@ type Message struct {
 	Hook   Hook
 	Target Target
 	Status int         // of a Response
-	Header http.Header // nil for Text
+	Header http.Header // nil for Text and Answer
+	Binary bool        // of an Answer: it is no text
 	Body   []byte
 	// TooLarge says that there is more of the body than [Stages.Limit], and Body holds none of it. It cannot be
 	// changed.

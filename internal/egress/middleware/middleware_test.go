@@ -83,9 +83,9 @@ func TestHooks(t *testing.T) {
 		apply string
 		want  map[Hook]int64
 	}{
-		{"[requests]", map[Hook]int64{Request: 100, Text: 100, Response: 0}},
-		{"[responses]", map[Hook]int64{Request: 0, Text: 0, Response: 100}},
-		{"[requests, responses]", map[Hook]int64{Request: 100, Text: 100, Response: 100}},
+		{"[requests]", map[Hook]int64{Request: 100, Text: 100, Response: 0, Answer: 0}},
+		{"[responses]", map[Hook]int64{Request: 0, Text: 0, Response: 100, Answer: 100}},
+		{"[requests, responses]", map[Hook]int64{Request: 100, Text: 100, Response: 100, Answer: 100}},
 	} {
 		s := chain(t, "  m: {middleware: sallyport/regex, order: 1, config: {mode: deny, max_body_bytes: 100, patterns: [{name: n, regex: bad}], apply: "+c.apply+"}}\n").For("a.example")
 		for h, want := range c.want {

@@ -41,7 +41,7 @@ type rule struct {
 }
 
 func newRedactor(o *policy.Redactor) (*redactor, error) {
-	r := &redactor{deny: o.Deny, max: o.MaxBody, hooks: map[Hook]bool{Request: o.Requests, Text: o.Requests, Response: o.Responses}}
+	r := &redactor{deny: o.Deny, max: o.MaxBody, hooks: map[Hook]bool{Request: o.Requests, Text: o.Requests, Response: o.Responses, Answer: o.Responses}}
 	if r.max <= 0 {
 		r.max = defaultBody
 	}

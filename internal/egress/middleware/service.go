@@ -138,7 +138,7 @@ func (s *service) introduce(ctx context.Context) error {
 	}
 	hooks := map[Hook]bool{}
 	for _, h := range d.GetHooks() {
-		if h < middlewarev1.Hook_HOOK_HTTP_REQUEST || h > middlewarev1.Hook_HOOK_WEBSOCKET_TEXT {
+		if h < middlewarev1.Hook_HOOK_HTTP_REQUEST || h > middlewarev1.Hook_HOOK_WEBSOCKET_SERVER_MESSAGE {
 			return fmt.Errorf("the service has the hook %d, which is not known", h)
 		}
 		hooks[Hook(h)] = true
@@ -204,12 +204,14 @@ func (s *service) handle(ctx context.Context, m *Message) ([]Finding, error) {
 // ask puts a message to the service.
 func (s *service) ask(ctx context.Context, m *Message) (answer, change, error) {
 	t := &middlewarev1.Target{Method: m.Target.Method, Host: m.Target.Host, Port: uint32(m.Target.Port), Path: m.Target.Path, Query: m.Target.Query}
-	if m.Hook == Text {
-		a, err := s.client.EvaluateWebSocketText(ctx, &middlewarev1.EvaluateWebSocketTextRequest{Config: s.settings, Target: t, Text: m.Body})
+	if m.Hook == Text || m.Hook == Answer {
+		a, err := s.client.EvaluateWebSocketMessage(ctx, &middlewarev1.EvaluateWebSocketMessageRequest{
+			Config: s.settings, Target: t, FromServer: m.Hook == Answer, Binary: m.Binary, Message: m.Body,
+		})
 		if err != nil {
 			return nil, change{}, fault(err)
 		}
-		return a, change{has: a.Text != nil, body: a.Text}, nil
+		return a, change{has: a.Message != nil, body: a.Message}, nil
 	}
 	headers, err := shown(m.Header)
 	if err != nil {
@@ -286,7 +288,7 @@ func (c change) apply(m *Message) error {
 		return fmt.Errorf("the service gives a body of %d bytes, expected at most %d", len(c.body), maxBody)
 	case len(m.Body) > 0 && m.encoded():
 		return errEncoded
-	case m.Hook == Text && !utf8.Valid(c.body):
+	case (m.Hook == Text || m.Hook == Answer && !m.Binary) && !utf8.Valid(c.body):
 		return errors.New("the service gives a text that is not UTF-8")
 	default:
 		m.replace(c.body)

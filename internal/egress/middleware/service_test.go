@@ -24,7 +24,7 @@ type scanner struct {
 	hooks   []middlewarev1.Hook
 	invalid string
 	answer  *middlewarev1.EvaluateHttpRequestResponse
-	text    *middlewarev1.EvaluateWebSocketTextResponse
+	text    *middlewarev1.EvaluateWebSocketMessageResponse
 	wait    chan struct{} // closed: answers are given
 	asked   atomic.Int32
 	got     chan *middlewarev1.EvaluateHttpRequestRequest
@@ -60,7 +60,7 @@ func (s *scanner) EvaluateHttpResponse(_ context.Context, r *middlewarev1.Evalua
 	return &middlewarev1.EvaluateHttpResponseResponse{Decision: middlewarev1.Decision_DECISION_DENY, Reason: "not for you\nX: y"}, nil
 }
 
-func (s *scanner) EvaluateWebSocketText(context.Context, *middlewarev1.EvaluateWebSocketTextRequest) (*middlewarev1.EvaluateWebSocketTextResponse, error) {
+func (s *scanner) EvaluateWebSocketMessage(context.Context, *middlewarev1.EvaluateWebSocketMessageRequest) (*middlewarev1.EvaluateWebSocketMessageResponse, error) {
 	return s.text, nil
 }
 
@@ -147,18 +147,18 @@ func TestServiceDenies(t *testing.T) {
 }
 
 func TestServiceText(t *testing.T) {
-	s := &scanner{text: &middlewarev1.EvaluateWebSocketTextResponse{Decision: middlewarev1.Decision_DECISION_ALLOW, Text: bytesOf("")}}
+	s := &scanner{text: &middlewarev1.EvaluateWebSocketMessageResponse{Decision: middlewarev1.Decision_DECISION_ALLOW, Message: bytesOf("")}}
 	st := s.serve(t, "")
 	m := &Message{Hook: Text, Body: bytesOf("x")}
 	if _, err := st.Run(t.Context(), m); err != nil || len(m.Body) != 0 {
 		t.Errorf("Run = %v, %q, want an empty text", err, m.Body)
 	}
-	s.text.Text = nil
+	s.text.Message = nil
 	m.Body = bytesOf("x")
 	if _, err := st.Run(t.Context(), m); err != nil || string(m.Body) != "x" {
 		t.Errorf("Run = %v, %q, want the same text", err, m.Body)
 	}
-	s.text.Text = bytesOf("\xff")
+	s.text.Message = bytesOf("\xff")
 	if _, err := st.Run(t.Context(), m); err == nil || string(m.Body) != "x" {
 		t.Errorf("Run = %v, %q, want a failure: it is not UTF-8", err, m.Body)
 	}

@@ -190,9 +190,6 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 		}
 		return false, nil, no
 	}
-	if resp.StatusCode == http.StatusSwitchingProtocols && up.verdict.read {
-		resp.Body = halfRead(x, bytes.NewReader(buffered(up.br, 0)), up.wire) // what the server says from now on
-	}
 	if no := x.scrub(resp, &up.verdict); no != nil {
 		cut()
 		return false, nil, no

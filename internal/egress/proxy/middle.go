@@ -169,14 +169,14 @@ func (x *session) eachEvent(r *request, body io.ReadCloser, v *verdict, m middle
 	})
 }
 
-// text takes a text message of a websocket through the middlewares.
-func (t *talk) text(v *verdict, text []byte) ([]byte, error) {
-	limit := v.Middleware.Limit(t.ctx, middleware.Text)
+// middle takes a message of a websocket through the middlewares.
+func (t *talk) middle(v *verdict, m middleware.Message) ([]byte, error) {
+	limit := v.Middleware.Limit(t.ctx, m.Hook)
 	if limit == 0 {
-		return text, nil
+		return m.Body, nil
 	}
-	m := &middleware.Message{Hook: middleware.Text, Target: t.r.where(), Body: text, TooLarge: int64(len(text)) > limit}
-	if no := t.run(t.r, v, m); no != nil {
+	m.Target, m.TooLarge = t.r.where(), int64(len(m.Body)) > limit
+	if no := t.run(t.r, v, &m); no != nil {
 		return nil, t.deny(no, v.Decision)
 	}
 	return m.Body, nil

@@ -1,9 +1,13 @@
 package proxy
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +15,7 @@ import (
 	"github.com/coder/websocket"
 
 	"sallyport/internal/event"
+	"sallyport/internal/policy"
 )
 
 const (
@@ -280,5 +285,101 @@ func receive(t *testing.T, from <-chan string) string {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the server gets nothing")
 		return ""
+	}
+}
+
+// vault is Credentials that put one secret into WebSocket texts and take it out of answers.
+type vault struct{}
+
+func (vault) Apply(context.Context, *policy.Endpoint, string, uint16, *http.Request) error {
+	return nil
+}
+
+func (vault) Scrub(_ *policy.Endpoint, _ string, _ uint16, r *http.Response) error {
+	b, err := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(strings.NewReader(strings.ReplaceAll(string(b), "s3cr3t", "******")))
+	return err
+}
+
+func (vault) Message(_ context.Context, _ *policy.Endpoint, _ string, _ uint16, _ *url.URL, _ bool, b []byte) ([]byte, error) {
+	return bytes.ReplaceAll(b, []byte("PLACEHOLDER"), []byte("s3cr3t")), nil
+}
+
+// TestWebSocketServerMessages: a secret that the server says comes back as stars, compressed or not, in text and in
+// binary messages, and middlewares for responses see what it says.
+func TestWebSocketServerMessages(t *testing.T) {
+	const endpoint = `      - {host: api.example.com, port: 443, protocol: websocket, access: full, enforcement: enforce}`
+	for _, mode := range []websocket.CompressionMode{websocket.CompressionDisabled, websocket.CompressionContextTakeover} {
+		for name, more := range map[string]string{"alone": "", "with a middleware": redactor("config: {apply: [responses]}")} {
+			t.Run(fmt.Sprintf("%s, compression %d", name, mode), func(t *testing.T) {
+				w, own := inspecting(t, policyWith(t, endpoint, more), func(o *Options) { o.Secrets = vault{} })
+				got := make(chan string, 8)
+				w.secureWeb(false, func(rw http.ResponseWriter, r *http.Request) {
+					c, err := websocket.Accept(rw, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: mode, CompressionThreshold: 1})
+					if err != nil {
+						return
+					}
+					defer c.CloseNow()
+					for range 3 {
+						_, b, err := c.Read(r.Context())
+						if err != nil {
+							return
+						}
+						got <- string(b)
+						c.Write(r.Context(), websocket.MessageText, b)
+						c.Write(r.Context(), websocket.MessageBinary, b)
+					}
+				}, "api.example.com:443")
+				c, _, err := websocket.Dial(t.Context(), "wss://api.example.com/", &websocket.DialOptions{
+					HTTPClient: w.client(own, false), CompressionMode: mode, CompressionThreshold: 1,
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.CloseNow()
+				if err := c.Write(t.Context(), websocket.MessageText, []byte("PLACEHOLDER PLACEHOLDER "+secretText)); err != nil {
+					t.Fatal(err)
+				}
+				if b := receive(t, got); b != "s3cr3t s3cr3t "+secretText {
+					t.Errorf("the server got %q", b)
+				}
+				want := "****** ****** " + secretText
+				if more != "" {
+					want = "****** ****** id [redacted:aws-access-key]."
+				}
+				for _, typ := range []websocket.MessageType{websocket.MessageText, websocket.MessageBinary} {
+					if is, b, err := c.Read(t.Context()); err != nil || is != typ || string(b) != want {
+						t.Errorf("Read = %v %q, %v, want %v %q", is, b, err, typ, want)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestChangedTextIsJudgedAgain: what a middleware makes of a message is what rules are asked about.
+func TestChangedTextIsJudgedAgain(t *testing.T) {
+	const endpoint = `      - {host: api.example.com, port: 443, protocol: websocket, enforcement: enforce, rules: [{allow: {method: GET}}, {allow: {operation_type: query}}]}`
+	w, own := inspecting(t, policyWith(t, endpoint, redactor(`config: {patterns: [{name: n, regex: "query Q", replacement: "mutation Q"}]}`)))
+	got := make(chan string, 8)
+	w.secureWeb(false, echoing(got), "api.example.com:443")
+	c, _, err := websocket.Dial(t.Context(), "wss://api.example.com/", &websocket.DialOptions{HTTPClient: w.client(own, false), Subprotocols: []string{"graphql-transport-ws"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseNow()
+	for _, query := range []string{"query A { a }", "query Q { a }"} {
+		if err := c.Write(t.Context(), websocket.MessageText, []byte(`{"id":"1","type":"subscribe","payload":{"query":"`+query+`"}}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for err == nil {
+		_, _, err = c.Read(t.Context())
+	}
+	if closed, ok := errors.AsType[websocket.CloseError](err); !ok || closed.Code != 1008 || !strings.Contains(closed.Reason, "mutation") {
+		t.Errorf("the client: %v, want 1008 about the mutation", err)
+	}
+	if a, b := receive(t, got), receive(t, got); !strings.Contains(a, "query A") || !strings.HasPrefix(b, "closed") {
+		t.Errorf("the server got %q, %q", a, b)
 	}
 }

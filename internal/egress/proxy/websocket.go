@@ -85,10 +85,7 @@ func (x *session) judgedTalk(r *request, up *upstream, resp *http.Response, rd *
 	}
 	head := upgraded(resp)
 	client := halfRead(x, bytes.NewReader(buffered(rd, 0)), x.wire)
-	server, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok {
-		return nil, broken(&up.verdict, errors.New("bug: proxy: an upgrade without a connection"))
-	}
+	server := halfRead(x, bytes.NewReader(buffered(up.br, 0)), up.wire)
 	return func() {
 		if _, err := x.wire.Write(head); err != nil {
 			up.Close()
@@ -106,7 +103,7 @@ func (t *talk) relay(client, server io.ReadWriteCloser, deflate bool) {
 	})
 	defer t.live.answered(asked)
 	stats, err := websocket.Relay(ctx, client, server, websocket.Options{
-		Deflate: deflate, Binary: t.binary(), Judge: t.judge, Budget: t.messages,
+		Deflate: deflate, Binary: t.binary(), Judge: t.judge, Answer: t.answers(), Budget: t.messages,
 	})
 	end := t.v.event()
 	var closed *websocket.CloseError
@@ -135,35 +132,71 @@ func (t *talk) request() policy.Request {
 
 // judge decides about one text message, by the policy that is in force now.
 func (t *talk) judge(text []byte) ([]byte, error) {
-	q := t.request()
 	v := t.v
 	v.by = t.decider.Load()
-	judged := v.Endpoint != nil && v.Endpoint.Protocol != policy.Raw
-	if t.grammar != "" {
-		var err error
-		if q.Operations, err = graphql.ReadMessage(t.grammar, text, graphql.Options{MaxBody: v.Endpoint.L7.GraphQLMaxBody}); err != nil {
-			return nil, t.deny(understood(err), v.Decision)
-		}
-		judged = len(q.Operations) > 0 // else it runs nothing
+	if err := t.allow(&v, text); err != nil {
+		return nil, err
 	}
-	if judged {
-		d, no := t.rule(&v, q)
-		if no != nil {
-			return nil, t.deny(no, d)
-		}
-		if d.Audited {
-			t.emit(event.Request(t.intent().http(0), t.who, event.Where{Host: v.host, Port: v.port}, v.event()))
-		}
+	changed, err := t.middle(&v, middleware.Message{Hook: middleware.Text, Body: text})
+	if err == nil && !bytes.Equal(changed, text) {
+		err = t.allow(&v, changed) // what is sent is what was judged
 	}
-	text, err := t.text(&v, text)
 	if err != nil || t.secrets == nil {
-		return text, err
+		return changed, err
 	}
-	text, err = t.secrets.Message(t.ctx, v.Endpoint, v.host, v.port, t.r.asURL(), true, text)
+	text, err = t.secrets.Message(t.ctx, v.Endpoint, v.host, v.port, t.r.asURL(), true, changed)
 	if err != nil {
 		return nil, t.deny(refusedSecret(&v, err), v.Decision)
 	}
 	return text, nil
+}
+
+// allow asks the rules about a text message.
+func (t *talk) allow(v *verdict, text []byte) error {
+	q := t.request()
+	judged := v.Endpoint != nil && v.Endpoint.Protocol != policy.Raw
+	if t.grammar != "" {
+		var err error
+		if q.Operations, err = graphql.ReadMessage(t.grammar, text, graphql.Options{MaxBody: v.Endpoint.L7.GraphQLMaxBody}); err != nil {
+			return t.deny(understood(err), v.Decision)
+		}
+		judged = len(q.Operations) > 0 // else it runs nothing
+	}
+	if !judged {
+		return nil
+	}
+	d, no := t.rule(v, q)
+	if no != nil {
+		return t.deny(no, d)
+	}
+	if d.Audited {
+		t.emit(event.Request(t.intent().http(0), t.who, event.Where{Host: v.host, Port: v.port}, v.event()))
+	}
+	return nil
+}
+
+// answers is what happens to messages of the server; nil if nothing does.
+func (t *talk) answers() func(text bool, message []byte) ([]byte, error) {
+	probe := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(nil))}
+	whole := probe.Body
+	if err := t.scrub(probe, &t.v); err == nil && probe.Body == whole && t.v.Middleware.Limit(t.ctx, middleware.Answer) == 0 {
+		return nil
+	}
+	return t.answer
+}
+
+// answer takes out of a message of the server the secrets that it was given, and
+// then what middlewares take out.
+func (t *talk) answer(text bool, message []byte) ([]byte, error) {
+	as := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(message)), ContentLength: int64(len(message))}
+	if no := t.scrub(as, &t.v); no != nil {
+		return nil, t.deny(no, t.v.Decision)
+	}
+	scrubbed, err := io.ReadAll(as.Body)
+	if err != nil {
+		return nil, err
+	}
+	return t.middle(&t.v, middleware.Message{Hook: middleware.Answer, Binary: !text, Body: scrubbed})
 }
 
 func (t *talk) intent() intent {

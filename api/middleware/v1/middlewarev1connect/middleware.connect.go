@@ -49,9 +49,9 @@ const (
 	// MiddlewareServiceEvaluateHttpResponseProcedure is the fully-qualified name of the
 	// MiddlewareService's EvaluateHttpResponse RPC.
 	MiddlewareServiceEvaluateHttpResponseProcedure = "/sallyport.middleware.v1.MiddlewareService/EvaluateHttpResponse"
-	// MiddlewareServiceEvaluateWebSocketTextProcedure is the fully-qualified name of the
-	// MiddlewareService's EvaluateWebSocketText RPC.
-	MiddlewareServiceEvaluateWebSocketTextProcedure = "/sallyport.middleware.v1.MiddlewareService/EvaluateWebSocketText"
+	// MiddlewareServiceEvaluateWebSocketMessageProcedure is the fully-qualified name of the
+	// MiddlewareService's EvaluateWebSocketMessage RPC.
+	MiddlewareServiceEvaluateWebSocketMessageProcedure = "/sallyport.middleware.v1.MiddlewareService/EvaluateWebSocketMessage"
 )
 
 // MiddlewareServiceClient is a client for the sallyport.middleware.v1.MiddlewareService service.
@@ -66,8 +66,8 @@ type MiddlewareServiceClient interface {
 	// EvaluateHttpResponse is about an answer, or about one event of a
 	// text/event-stream.
 	EvaluateHttpResponse(context.Context, *v1.EvaluateHttpResponseRequest) (*v1.EvaluateHttpResponseResponse, error)
-	// EvaluateWebSocketText is about one text message of a WebSocket client.
-	EvaluateWebSocketText(context.Context, *v1.EvaluateWebSocketTextRequest) (*v1.EvaluateWebSocketTextResponse, error)
+	// EvaluateWebSocketMessage is about one message of a WebSocket.
+	EvaluateWebSocketMessage(context.Context, *v1.EvaluateWebSocketMessageRequest) (*v1.EvaluateWebSocketMessageResponse, error)
 }
 
 // NewMiddlewareServiceClient constructs a client for the sallyport.middleware.v1.MiddlewareService
@@ -105,10 +105,10 @@ func NewMiddlewareServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(middlewareServiceMethods.ByName("EvaluateHttpResponse")),
 			connect.WithClientOptions(opts...),
 		),
-		evaluateWebSocketText: connect.NewClient[v1.EvaluateWebSocketTextRequest, v1.EvaluateWebSocketTextResponse](
+		evaluateWebSocketMessage: connect.NewClient[v1.EvaluateWebSocketMessageRequest, v1.EvaluateWebSocketMessageResponse](
 			httpClient,
-			baseURL+MiddlewareServiceEvaluateWebSocketTextProcedure,
-			connect.WithSchema(middlewareServiceMethods.ByName("EvaluateWebSocketText")),
+			baseURL+MiddlewareServiceEvaluateWebSocketMessageProcedure,
+			connect.WithSchema(middlewareServiceMethods.ByName("EvaluateWebSocketMessage")),
 			connect.WithClientOptions(opts...),
 		),
 	}
@@ -116,11 +116,11 @@ func NewMiddlewareServiceClient(httpClient connect.HTTPClient, baseURL string, o
 
 // middlewareServiceClient implements MiddlewareServiceClient.
 type middlewareServiceClient struct {
-	describe              *connect.Client[v1.DescribeRequest, v1.DescribeResponse]
-	validateConfig        *connect.Client[v1.ValidateConfigRequest, v1.ValidateConfigResponse]
-	evaluateHttpRequest   *connect.Client[v1.EvaluateHttpRequestRequest, v1.EvaluateHttpRequestResponse]
-	evaluateHttpResponse  *connect.Client[v1.EvaluateHttpResponseRequest, v1.EvaluateHttpResponseResponse]
-	evaluateWebSocketText *connect.Client[v1.EvaluateWebSocketTextRequest, v1.EvaluateWebSocketTextResponse]
+	describe                 *connect.Client[v1.DescribeRequest, v1.DescribeResponse]
+	validateConfig           *connect.Client[v1.ValidateConfigRequest, v1.ValidateConfigResponse]
+	evaluateHttpRequest      *connect.Client[v1.EvaluateHttpRequestRequest, v1.EvaluateHttpRequestResponse]
+	evaluateHttpResponse     *connect.Client[v1.EvaluateHttpResponseRequest, v1.EvaluateHttpResponseResponse]
+	evaluateWebSocketMessage *connect.Client[v1.EvaluateWebSocketMessageRequest, v1.EvaluateWebSocketMessageResponse]
 }
 
 // Describe calls sallyport.middleware.v1.MiddlewareService.Describe.
@@ -159,9 +159,10 @@ func (c *middlewareServiceClient) EvaluateHttpResponse(ctx context.Context, req 
 	return nil, err
 }
 
-// EvaluateWebSocketText calls sallyport.middleware.v1.MiddlewareService.EvaluateWebSocketText.
-func (c *middlewareServiceClient) EvaluateWebSocketText(ctx context.Context, req *v1.EvaluateWebSocketTextRequest) (*v1.EvaluateWebSocketTextResponse, error) {
-	response, err := c.evaluateWebSocketText.CallUnary(ctx, connect.NewRequest(req))
+// EvaluateWebSocketMessage calls
+// sallyport.middleware.v1.MiddlewareService.EvaluateWebSocketMessage.
+func (c *middlewareServiceClient) EvaluateWebSocketMessage(ctx context.Context, req *v1.EvaluateWebSocketMessageRequest) (*v1.EvaluateWebSocketMessageResponse, error) {
+	response, err := c.evaluateWebSocketMessage.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -181,8 +182,8 @@ type MiddlewareServiceHandler interface {
 	// EvaluateHttpResponse is about an answer, or about one event of a
 	// text/event-stream.
 	EvaluateHttpResponse(context.Context, *v1.EvaluateHttpResponseRequest) (*v1.EvaluateHttpResponseResponse, error)
-	// EvaluateWebSocketText is about one text message of a WebSocket client.
-	EvaluateWebSocketText(context.Context, *v1.EvaluateWebSocketTextRequest) (*v1.EvaluateWebSocketTextResponse, error)
+	// EvaluateWebSocketMessage is about one message of a WebSocket.
+	EvaluateWebSocketMessage(context.Context, *v1.EvaluateWebSocketMessageRequest) (*v1.EvaluateWebSocketMessageResponse, error)
 }
 
 // NewMiddlewareServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -216,10 +217,10 @@ func NewMiddlewareServiceHandler(svc MiddlewareServiceHandler, opts ...connect.H
 		connect.WithSchema(middlewareServiceMethods.ByName("EvaluateHttpResponse")),
 		connect.WithHandlerOptions(opts...),
 	)
-	middlewareServiceEvaluateWebSocketTextHandler := connect.NewUnaryHandlerSimple(
-		MiddlewareServiceEvaluateWebSocketTextProcedure,
-		svc.EvaluateWebSocketText,
-		connect.WithSchema(middlewareServiceMethods.ByName("EvaluateWebSocketText")),
+	middlewareServiceEvaluateWebSocketMessageHandler := connect.NewUnaryHandlerSimple(
+		MiddlewareServiceEvaluateWebSocketMessageProcedure,
+		svc.EvaluateWebSocketMessage,
+		connect.WithSchema(middlewareServiceMethods.ByName("EvaluateWebSocketMessage")),
 		connect.WithHandlerOptions(opts...),
 	)
 	return "/sallyport.middleware.v1.MiddlewareService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -232,8 +233,8 @@ func NewMiddlewareServiceHandler(svc MiddlewareServiceHandler, opts ...connect.H
 			middlewareServiceEvaluateHttpRequestHandler.ServeHTTP(w, r)
 		case MiddlewareServiceEvaluateHttpResponseProcedure:
 			middlewareServiceEvaluateHttpResponseHandler.ServeHTTP(w, r)
-		case MiddlewareServiceEvaluateWebSocketTextProcedure:
-			middlewareServiceEvaluateWebSocketTextHandler.ServeHTTP(w, r)
+		case MiddlewareServiceEvaluateWebSocketMessageProcedure:
+			middlewareServiceEvaluateWebSocketMessageHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -259,6 +260,6 @@ func (UnimplementedMiddlewareServiceHandler) EvaluateHttpResponse(context.Contex
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.middleware.v1.MiddlewareService.EvaluateHttpResponse is not implemented"))
 }
 
-func (UnimplementedMiddlewareServiceHandler) EvaluateWebSocketText(context.Context, *v1.EvaluateWebSocketTextRequest) (*v1.EvaluateWebSocketTextResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.middleware.v1.MiddlewareService.EvaluateWebSocketText is not implemented"))
+func (UnimplementedMiddlewareServiceHandler) EvaluateWebSocketMessage(context.Context, *v1.EvaluateWebSocketMessageRequest) (*v1.EvaluateWebSocketMessageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.middleware.v1.MiddlewareService.EvaluateWebSocketMessage is not implemented"))
 }

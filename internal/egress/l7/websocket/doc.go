@@ -4,7 +4,7 @@
 // be UTF-8, judged, and sent as one frame with a mask of our own, uncompressed. So the server reads the text that
 // was judged, whatever could be said about fragments, compression or masks. Binary messages pass only if the
 // options say so, frame by frame. What the server sends passes as it comes, unless somebody wants to see its
-// text messages, too.
+// messages, too; then they are collected in the same way.
 //
 // Compression (RFC 7692) is negotiated by [Offer] without context takeover either way: each message can be
 // inflated by itself, and nothing is kept for a connection that is quiet.

@@ -18,15 +18,16 @@ type flow struct {
 	back   *writer // the side it reads from
 	peer   *flow   // the other way
 	client bool    // that is the client
-	judge  func([]byte) ([]byte, error)
+	judge  func(text bool, message []byte) ([]byte, error)
 	binary bool // binary messages pass
+	whole  bool // and are judged
 
 	traffic Traffic
 
 	op         byte // of the message that is not complete; 0: there is none
 	compressed bool
 	frames     int
-	text       hold
+	message    hold
 	late       *time.Timer
 
 	done atomic.Bool // the side has sent a Close
@@ -77,7 +78,7 @@ func (f *flow) violated(why *CloseError) {
 	}
 	if f.blame(why) {
 		f.sendClose(f.back, why)
-		f.sendClose(f.to, closeErrorf(BadGateway, "the server broke the protocol"))
+		f.sendClose(f.to, closeErrorf(BadGateway, "the server: %s", why.Reason))
 	}
 }
 
@@ -123,8 +124,8 @@ func (f *flow) next() error {
 	switch {
 	case f.ended.Load():
 		return discard(f.r, h.length)
-	case op == opText && f.judge != nil:
-		return f.collect(h)
+	case (op == opText || f.whole) && f.judge != nil:
+		return f.collect(h, op)
 	case !f.binary && op == opBinary:
 		return f.refuse(h, Policy, "binary messages are not allowed")
 	case f.client && h.length > f.MaxBinary:
@@ -164,18 +165,18 @@ func (f *flow) control(h header) error {
 	return errEnd
 }
 
-// collect adds a frame to the text message, and sends the message when it is complete and allowed.
-func (f *flow) collect(h header) error {
+// collect adds a frame to the message, and sends the message when it is complete and allowed.
+func (f *flow) collect(h header, op byte) error {
 	if f.frames++; f.frames > f.MaxFragments {
 		return f.refuse(h, Policy, fmt.Sprintf("a message has more than %d fragments", f.MaxFragments))
 	}
 	if f.frames == 1 {
-		f.text = hold{limit: f.MaxMessage, budget: f.Budget}
+		f.message = hold{limit: f.MaxMessage, budget: f.Budget}
 		if !h.fin {
 			f.late = time.AfterFunc(f.MessageTime, func() { f.end(closeErrorf(Policy, "a message took longer than %v", f.MessageTime)) })
 		}
 	}
-	room, err := f.text.grow(h.length)
+	room, err := f.message.grow(h.length)
 	if err != nil {
 		f.violated(err.(*CloseError))
 		return discard(f.r, h.length)
@@ -190,41 +191,43 @@ func (f *flow) collect(h header) error {
 		return nil
 	}
 	defer f.forget()
-	return f.deliver()
+	return f.deliver(op)
 }
 
 // deliver judges the collected message and sends what the judge gives for it.
-func (f *flow) deliver() error {
-	text := f.text.b
+func (f *flow) deliver(op byte) error {
+	message := f.message.b
 	if f.compressed {
 		inflated := hold{limit: f.MaxMessage, budget: f.Budget}
 		defer inflated.drop()
-		if err := inflate(text, &inflated); err != nil {
+		if err := inflate(message, &inflated); err != nil {
 			return err
 		}
-		text = inflated.b
+		message = inflated.b
 	}
-	if !utf8.Valid(text) {
+	if op == opText && !utf8.Valid(message) {
 		return closeErrorf(BadText, "a text message is not UTF-8")
 	}
-	send, err := f.ask(text)
+	send, err := f.ask(op == opText, message)
 	if err != nil {
-		if why, ok := errors.AsType[*CloseError](err); ok {
-			return why
+		why, ok := errors.AsType[*CloseError](err)
+		if !ok {
+			why = &CloseError{Policy, err.Error()}
 		}
-		return &CloseError{Policy, err.Error()}
+		f.end(why) // it is ours to say, whichever side has sent the message
+		return nil
 	}
-	return f.to.frame(header{fin: true, op: opText}, send)
+	return f.to.frame(header{fin: true, op: op}, send)
 }
 
 // ask is judge; a judge that panics has allowed nothing.
-func (f *flow) ask(text []byte) (send []byte, err error) {
+func (f *flow) ask(text bool, message []byte) (send []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			send, err = nil, closeErrorf(Internal, "bug: the judge panicked")
 		}
 	}()
-	return f.judge(text)
+	return f.judge(text, message)
 }
 
 // forget drops the message that is not complete.
@@ -233,5 +236,5 @@ func (f *flow) forget() {
 		f.late.Stop()
 		f.late = nil
 	}
-	f.text.drop()
+	f.message.drop()
 }

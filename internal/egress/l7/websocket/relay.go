@@ -19,10 +19,10 @@ type Options struct {
 	// ends the connection with its words: a *CloseError, or any other one as [Policy]. The bytes are the
 	// judge's until it returns, and are not kept. Required.
 	Judge func(text []byte) ([]byte, error)
-	// Answer is the same for text messages of the server. Without it they pass as they come.
-	Answer func(text []byte) ([]byte, error)
+	// Answer is the same for messages of the server, binary ones too. Without it they pass as they come.
+	Answer func(text bool, message []byte) ([]byte, error)
 
-	MaxMessage   int64         // bytes of a text message, inflated; more is [TooBig]. Default 4 MiB
+	MaxMessage   int64         // bytes of a message that is judged, inflated; more is [TooBig]. Default 4 MiB
 	MaxBinary    int64         // bytes of one frame of a client's binary message; more is [TooBig]. Default 16 MiB
 	MaxFragments int           // frames of one message that is collected; more is [Policy]. Default 4096
 	MessageTime  time.Duration // for all frames of a message that is collected; longer is [Policy]. Default 2 min
@@ -66,8 +66,9 @@ func Relay(ctx context.Context, client, server io.ReadWriteCloser, o Options) (S
 		return Stats{}, errors.New("bug: websocket: a relay without a judge")
 	}
 	toClient, toServer := newWriter(client, false), newWriter(server, true)
-	r.fromClient = flow{relay: r, r: bufio.NewReader(client), to: toServer, back: toClient, client: true, judge: r.Judge, binary: o.Binary}
-	r.fromServer = flow{relay: r, r: bufio.NewReader(server), to: toClient, back: toServer, judge: r.Answer, binary: true}
+	r.fromClient = flow{relay: r, r: bufio.NewReader(client), to: toServer, back: toClient, client: true, binary: o.Binary}
+	r.fromClient.judge = func(_ bool, text []byte) ([]byte, error) { return r.Judge(text) }
+	r.fromServer = flow{relay: r, r: bufio.NewReader(server), to: toClient, back: toServer, judge: r.Answer, binary: true, whole: r.Answer != nil}
 	r.fromClient.peer, r.fromServer.peer = &r.fromServer, &r.fromClient
 	stop := context.AfterFunc(ctx, func() { r.end(endOf(ctx)) })
 	defer stop()

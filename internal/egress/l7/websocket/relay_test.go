@@ -193,20 +193,20 @@ func TestEndedByContext(t *testing.T) {
 // TestServerMessages: with Answer, what the server says is seen and can be changed; a lie about the extension
 // does not get past it.
 func TestServerMessages(t *testing.T) {
-	scrub := func(text []byte) ([]byte, error) {
+	scrub := func(_ bool, text []byte) ([]byte, error) {
 		return bytes.ReplaceAll(text, []byte("the secret"), []byte("[redacted]")), nil
 	}
 	for _, mode := range modes {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		url, results := relayed(t, ctx, echo(mode, make(chan string, 16)), Options{Judge: allow, Answer: scrub})
+		url, results := relayed(t, ctx, echo(mode, make(chan string, 16)), Options{Judge: allow, Answer: scrub, Binary: true})
 		c := dial(t, ctx, url, mode)
-		for range 3 {
-			if err := c.Write(ctx, websocket.MessageText, []byte("it is the secret, the secret, the secret")); err != nil {
+		for _, typ := range []websocket.MessageType{websocket.MessageText, websocket.MessageBinary, websocket.MessageText} {
+			if err := c.Write(ctx, typ, []byte("it is the secret, the secret, the secret")); err != nil {
 				t.Fatal(err)
 			}
-			if _, b, err := c.Read(ctx); err != nil || string(b) != "it is [redacted], [redacted], [redacted]" {
-				t.Fatalf("Read = %q, %v, want it scrubbed", b, err)
+			if got, b, err := c.Read(ctx); err != nil || got != typ || string(b) != "it is [redacted], [redacted], [redacted]" {
+				t.Fatalf("Read = %v %q, %v, want it scrubbed", got, b, err)
 			}
 		}
 		c.Close(websocket.StatusNormalClosure, "")
