@@ -61,6 +61,7 @@ func newKubeManifest(s Streams) *cobra.Command {
 	fl.StringVarP(&f.o.Namespace, "namespace", "n", "", "`NAMESPACE`; default: the one that kubectl chooses")
 	fl.StringVar(&f.o.Image, "image", "debian:stable-slim", "the program's `IMAGE`")
 	fl.StringVar(&f.o.Supervisor, "supervisor-image", "sallyport-supervisor:dev", "`IMAGE` that brings the supervisor, see deploy/image")
+	fl.StringVar(&f.o.InImage, "supervisor-in-image", "", "the program's image has the supervisor at `PATH`: no init container, a faster start")
 	fl.StringVar(&f.o.PullPolicy, "pull-policy", "", "`POLICY` for both images: Always, IfNotPresent or Never")
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`; without it nothing outside can be reached")
 	fl.StringVar(&f.config, "config", "", "run configuration `FILE`, as run has it: providers and models")
@@ -91,7 +92,7 @@ func (f *manifestFlags) complete(cmd *cobra.Command) {
 	fixed := map[string][]string{
 		"pull-policy": {"Always", "IfNotPresent", "Never"}, "events": {"stderr", "stdout", "none"}, "host-users": {"true", "false"},
 	}
-	for _, name := range []string{"name", "namespace", "image", "supervisor-image", "secret", "env", "workdir", "target-port", "dns", "grace",
+	for _, name := range []string{"name", "namespace", "image", "supervisor-image", "supervisor-in-image", "secret", "env", "workdir", "target-port", "dns", "grace",
 		"cpu", "memory", "storage", "run-as-user", "pull-policy", "events", "host-users"} {
 		cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(fixed[name], cobra.ShellCompDirectiveNoFileComp))
 	}

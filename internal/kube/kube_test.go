@@ -160,6 +160,7 @@ func TestBadOptions(t *testing.T) {
 		{"quantity", func(o *Options) { o.Memory = "1 GB" }, "quantity"},
 		{"variable", func(o *Options) { o.Env = []string{"=x"} }, "NAME=VALUE"},
 		{"pull policy", func(o *Options) { o.PullPolicy = "Sometimes" }, "pull policy"},
+		{"relative supervisor", func(o *Options) { o.InImage = "bin/supervisor" }, "supervisor in the image"},
 		{"events", func(o *Options) { o.Events = "syslog" }, "events"},
 		{"short grace", func(o *Options) { o.Grace = 2 }, "grace"},
 		{"negative user", func(o *Options) { o.RunAsUser = -1 }, "user"},

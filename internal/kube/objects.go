@@ -35,7 +35,7 @@ type podSpec struct {
 	ShareProcessNamespace         *bool              `json:"shareProcessNamespace,omitempty"`
 	DNSConfig                     dnsConfig          `json:"dnsConfig"`
 	SecurityContext               podSecurityContext `json:"securityContext"`
-	InitContainers                []container        `json:"initContainers"`
+	InitContainers                []container        `json:"initContainers,omitempty"`
 	Containers                    []container        `json:"containers"`
 	Volumes                       []volume           `json:"volumes"`
 }

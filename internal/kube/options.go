@@ -29,6 +29,7 @@ type Options struct {
 	Namespace  string   // empty: the caller's current one
 	Image      string   // the agent's
 	Supervisor string   // the image that brings the supervisor
+	InImage    string   // where the agent's own image has the supervisor; empty: an init container brings it
 	PullPolicy string   // of both images; empty: the cluster's choice
 	Command    []string // the agent; must be given
 	Env        []string // NAME=VALUE for the agent
@@ -98,8 +99,11 @@ func (o Options) validate() error {
 	if o.Secret != "" && (!name.MatchString(o.Secret) || len(o.Secret) > 253) {
 		bad("secret %q: expected the name of a Secret", o.Secret)
 	}
+	if o.InImage != "" && (!path.IsAbs(o.InImage) || path.Clean(o.InImage) != o.InImage) {
+		bad("supervisor in the image %q: expected an absolute path", o.InImage)
+	}
 	for what, v := range map[string]string{"image": o.Image, "supervisor image": o.Supervisor} {
-		if !image.MatchString(v) {
+		if !image.MatchString(v) && (what == "image" || o.InImage == "") {
 			bad("%s %q: expected registry/name:tag", what, v)
 		}
 	}

@@ -96,10 +96,12 @@ func (o Options) pod() pod {
 		SecurityContext: podSecurityContext{
 			RunAsNonRoot: true, SeccompProfile: seccompProfile{"RuntimeDefault"},
 		},
-		InitContainers: []container{o.injector()},
-		Containers:     []container{o.agent()},
-		Volumes:        o.volumes(),
+		Containers: []container{o.agent()},
+		Volumes:    o.volumes(),
 	}}
+	if o.InImage == "" {
+		p.Spec.InitContainers = []container{o.injector()}
+	}
 	if o.RunAsUser != 0 {
 		p.Spec.SecurityContext.RunAsUser = &o.RunAsUser
 	}
@@ -127,6 +129,14 @@ func (o Options) injector() container {
 	}
 }
 
+// supervisor is the path of the program that the agent's container starts.
+func (o Options) supervisor() string {
+	if o.InImage != "" {
+		return o.InImage
+	}
+	return BinDir + "/sallyport-supervisor"
+}
+
 // unexpanded protects arguments from the kubelet, which replaces $(NAME) by a
 // variable and $$ by $.
 func unexpanded(args []string) []string {
@@ -140,7 +150,7 @@ func unexpanded(args []string) []string {
 func (o Options) agent() container {
 	c := container{
 		Name: "agent", Image: o.Image, ImagePullPolicy: o.PullPolicy,
-		Command: []string{BinDir + "/sallyport-supervisor", "run", "--config", ConfigDir + "/" + configFile, "--"},
+		Command: []string{o.supervisor(), "run", "--config", ConfigDir + "/" + configFile, "--"},
 		Args:    unexpanded(o.Command),
 		Env:     []nameValue{{"HOME", o.Workdir}},
 		Ports:   []containerPort{{"health", HealthPort}},
@@ -154,10 +164,12 @@ func (o Options) agent() container {
 		SecurityContext:          restricted(),
 		TerminationMessagePolicy: "FallbackToLogsOnError",
 		VolumeMounts: []volumeMount{
-			{Name: "sallyport-bin", MountPath: BinDir, ReadOnly: true},
 			{Name: "sallyport-config", MountPath: ConfigDir, ReadOnly: true},
 			{Name: "work", MountPath: o.Workdir},
 		},
+	}
+	if o.InImage == "" {
+		c.VolumeMounts = append([]volumeMount{{Name: "sallyport-bin", MountPath: BinDir, ReadOnly: true}}, c.VolumeMounts...)
 	}
 	if o.Workdir != "/tmp" {
 		c.VolumeMounts = append(c.VolumeMounts, volumeMount{Name: "tmp", MountPath: "/tmp"})
@@ -172,11 +184,14 @@ func (o Options) agent() container {
 // to read them, and the policy, not the mode, keeps the agent out.
 func (o Options) volumes() []volume {
 	const readable = 0o444
-	v := []volume{
-		{Name: "sallyport-bin", EmptyDir: &emptyDir{SizeLimit: "64Mi"}},
+	var v []volume
+	if o.InImage == "" {
+		v = append(v, volume{Name: "sallyport-bin", EmptyDir: &emptyDir{SizeLimit: "64Mi"}})
+	}
+	v = append(v, []volume{
 		{Name: "sallyport-config", ConfigMap: &configMapVolume{Name: o.Name, DefaultMode: readable}},
 		{Name: "work", EmptyDir: &emptyDir{SizeLimit: o.Storage}},
-	}
+	}...)
 	if o.Workdir != "/tmp" {
 		v = append(v, volume{Name: "tmp", EmptyDir: &emptyDir{SizeLimit: o.Storage}})
 	}

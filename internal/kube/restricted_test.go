@@ -266,9 +266,11 @@ func podOf(t *testing.T, o Options) object {
 func TestStandards(t *testing.T) {
 	withUser := full()
 	withUser.RunAsUser = 1000680000
+	inImage := small()
+	inImage.InImage, inImage.Supervisor = "/usr/local/bin/sallyport-supervisor", ""
 	share := small()
 	share.ShareProcesses = true
-	for name, o := range map[string]Options{"small": small(), "full": full(), "user": withUser, "shared processes": share} {
+	for name, o := range map[string]Options{"small": small(), "full": full(), "user": withUser, "shared processes": share, "in the image": inImage} {
 		if bad := violations(podOf(t, o), restrictedRules); bad != nil {
 			t.Errorf("%s: restricted: %s", name, bad)
 		}

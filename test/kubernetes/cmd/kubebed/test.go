@@ -70,11 +70,15 @@ func test(ctx context.Context, cache bed.Cache, args []string) (int, error) {
 // is shipped, an agent's image with Debian's tools, and the tests themselves.
 func prepare(ctx context.Context, cache bed.Cache, dir string) (bed.Options, error) {
 	o := bed.Options{Cache: cache, Log: os.Stderr}
-	sallyport, breach := filepath.Join(dir, "sallyport"), filepath.Join(dir, "breach")
-	for out, pkg := range map[string]string{sallyport: "sallyport/cmd/sallyport", breach: "sallyport/test/kubernetes/cmd/breach"} {
+	var files []bed.File
+	for name, pkg := range map[string]string{
+		"sallyport": "sallyport/cmd/sallyport", "sallyport-supervisor": "sallyport/cmd/sallyport-supervisor", "breach": "sallyport/test/kubernetes/cmd/breach",
+	} {
+		out := filepath.Join(dir, name)
 		if err := bed.GoBuild(ctx, out, pkg); err != nil {
 			return o, err
 		}
+		files = append(files, bed.File{From: out, To: "usr/local/bin/" + name})
 	}
 	supervisor, agent := filepath.Join(dir, "supervisor.tar"), filepath.Join(dir, "agent.tar")
 	for _, args := range [][]string{
@@ -91,8 +95,7 @@ func prepare(ctx context.Context, cache bed.Cache, dir string) (bed.Options, err
 	if err != nil {
 		return o, err
 	}
-	err = bed.WriteImage(agent, agentImage, nil, []oci.Layer{layer},
-		bed.File{From: sallyport, To: "usr/local/bin/sallyport"}, bed.File{From: breach, To: "usr/local/bin/breach"})
+	err = bed.WriteImage(agent, agentImage, nil, []oci.Layer{layer}, files...)
 	o.Images = []string{supervisor, agent}
 	return o, err
 }
