@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"crypto/x509"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,5 +94,37 @@ func TestTrustOfKilledSessionsIsRemoved(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(parent, trustPrefix+name)); os.IsNotExist(err) != gone {
 			t.Errorf("%s: gone = %v, want %v", name, os.IsNotExist(err), gone)
 		}
+	}
+}
+
+func TestParseUpstreamCert(t *testing.T) {
+	dir := t.TempDir()
+	key := filepath.Join(dir, "none.pem")
+	for _, text := range []string{"", "host", "host=", "=" + key, "a b=" + key, "api.example.com=" + key, "api.example.com=" + key + "," + key} {
+		if _, _, err := parseUpstreamCert(text); err == nil {
+			t.Errorf("parseUpstreamCert(%q) = no error", text)
+		}
+	}
+	pair := filepath.Join(dir, "pair.pem")
+	a, err := inspect.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := a.Server("agent.example", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(cfg.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cfg.Certificates[0].Certificate[0]})
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})...)
+	if err := os.WriteFile(pair, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	host, cert, err := parseUpstreamCert("API.example.com=" + pair)
+	if err != nil || host != "api.example.com" || len(cert.Certificate) != 1 {
+		t.Errorf("parseUpstreamCert = %q, %d certificates, %v", host, len(cert.Certificate), err)
 	}
 }

@@ -45,7 +45,7 @@ var outcomes = map[code]struct {
 	phrase string
 	steps  []string // what the agent can do
 }{
-	badRequestCode:      {400, "Bad Request", []string{"send one well-formed HTTP/1.1 request: CONNECT host:port, or an absolute http:// URI"}},
+	badRequestCode:      {400, "Bad Request", []string{"send one well-formed request: the detail says what is wrong with this one; a client of the proxy itself says CONNECT host:port, or an absolute http:// URI"}},
 	headTimeout:         {408, "Request Timeout", nil},
 	headTooLarge:        {431, "Request Header Fields Too Large", []string{"send fewer or shorter headers"}},
 	tooMany:             {429, "Too Many Requests", []string{"close connections that are not needed, then try again"}},

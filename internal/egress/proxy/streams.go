@@ -32,6 +32,11 @@ type streams struct {
 	served sync.WaitGroup
 }
 
+// window is how much of a body HTTP/2 takes before somebody has read it: of one
+// stream, and of a client's connection. Four of them are that of a server's
+// connection, which many clients share.
+const window = 512 << 10
+
 func (s *streams) init(l Limits) {
 	s.front = &tls.Config{GetConfigForClient: frontFor, MinVersion: tls.VersionTLS12}
 	s.conns, s.done = make(chan net.Conn), make(chan struct{})
@@ -43,7 +48,7 @@ func (s *streams) init(l Limits) {
 		IdleTimeout: l.KeepAlive, ReadHeaderTimeout: l.HeadTime,
 		MaxHeaderBytes: 2 * l.RequestHead, // beyond it net/http answers 431; up to it the proxy does
 		Protocols:      &protocols,
-		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: l.Streams},
+		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: l.Streams, MaxReceiveBufferPerConnection: window, MaxReceiveBufferPerStream: window},
 		ErrorLog:       quiet(),
 	}
 	s.back = &http.Transport{
@@ -56,7 +61,10 @@ func (s *streams) init(l Limits) {
 		},
 		DisableCompression: true, ResponseHeaderTimeout: l.Answer, MaxResponseHeaderBytes: int64(l.RequestHead),
 		Protocols: &protocols,
-		HTTP2:     &http.HTTP2Config{SendPingTimeout: time.Minute, PingTimeout: 15 * time.Second},
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: time.Minute, PingTimeout: 15 * time.Second,
+			MaxReceiveBufferPerConnection: 4 * window, MaxReceiveBufferPerStream: window,
+		},
 	}
 }
 
