@@ -207,13 +207,7 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 		}
 		return false, after, no
 	}
-	whole := false
-	select {
-	case err := <-sent:
-		sent <- err
-		whole = err == nil
-	default: // the server answers before it has read all: the client must stop
-	}
+	whole := wasSent(sent)
 	keep = whole && r.keep
 	if err := x.relay(r, resp, keep, up.br); err != nil {
 		x.client.SetLinger(0) // a cut answer must not look whole
@@ -227,6 +221,25 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 	up.spent = up.spent || resp.Close || personal(resp.Header)
 	x.giveBack(up)
 	return keep, nil, nil
+}
+
+// wasSent tells whether a request has gone out whole when its answer begins. If
+// not, the server answers before it has read all, and the client must stop. The
+// sender may be just about to say it, so it is given a moment.
+func wasSent(sent chan error) bool {
+	if len(sent) == 0 {
+		moment := time.NewTimer(time.Millisecond)
+		defer moment.Stop()
+		select {
+		case err := <-sent:
+			sent <- err
+		case <-moment.C:
+			return false
+		}
+	}
+	err := <-sent
+	sent <- err
+	return err == nil
 }
 
 // exchangeLocally gets an answer from this process.

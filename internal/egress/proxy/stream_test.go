@@ -211,6 +211,36 @@ func TestEarlyAnswers(t *testing.T) {
 	})
 }
 
+// TestUploadsKeepTheConnection: a body that is sent while the answer is awaited
+// does not cost the client its connection.
+func TestUploadsKeepTheConnection(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, fullPolicy))
+	var got seen
+	w.secureWeb(false, func(rw http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		got.add("%s", r.URL.Path)
+	}, "api.example.com:443")
+	client := w.client(own, false)
+	fresh := 0
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+		if !i.Reused {
+			fresh++
+		}
+	}})
+	for i := range 20 {
+		req, _ := http.NewRequestWithContext(ctx, "POST", fmt.Sprintf("https://api.example.com/%d", i), strings.NewReader(strings.Repeat("x", 300<<10)))
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	if n := len(got.all()); n != 20 || fresh > 3 { // a machine that is busy may lose the moment
+		t.Errorf("%d requests on %d connections, want 20 on 1", n, fresh)
+	}
+}
+
 // TestHeadAndEmpty: answers without a body leave the connection in step.
 func TestHeadAndEmpty(t *testing.T) {
 	versions(t, func(t *testing.T, h2 bool) {
