@@ -169,3 +169,31 @@ func cpuTime(b *testing.B) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// BenchmarkNewConnection is one client that makes a connection for each request.
+func BenchmarkNewConnection(b *testing.B) {
+	const host = "api.example.com"
+	for _, which := range []string{"minimal", "inspected"} {
+		b.Run(which, func(b *testing.B) {
+			w, own := inspecting(b, restrict(readOnly), func(o *Options) { o.Events = func(event.Event) {} })
+			w.secureWeb(false, func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, "ok") }, host+":443")
+			at := ""
+			if which == "minimal" {
+				at = minimal(w, own, host, "443")
+			} else {
+				at = w.listener()
+			}
+			roots := trusting(own)
+			b.ResetTimer()
+			cpu := cpuTime(b)
+			for range b.N {
+				l := newLoop(b, at, host, roots)
+				if err := l.get(host); err != nil {
+					b.Fatal(err)
+				}
+				l.c.Close()
+			}
+			b.ReportMetric(float64((cpuTime(b)-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
+		})
+	}
+}
