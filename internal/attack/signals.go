@@ -150,7 +150,12 @@ func signalEverybody(a *agent) {
 // signalsKept makes notified calls under a storm of signals. Each has to come
 // back whole: no EINTR, no other error, no second socket.
 func signalsKept(a *agent) {
-	a.try("storm", func() error {
+	a.storm("storm", unix.SIGUSR1)
+	a.storm("preemption", unix.SIGURG) // what the Go runtime sends to its own threads
+}
+
+func (a *agent) storm(name string, sig unix.Signal) {
+	a.try(name, func() error {
 		c := make(chan os.Signal, 64)
 		signal.Notify(c, unix.SIGUSR1, unix.SIGUSR2)
 		defer signal.Stop(c)
@@ -164,7 +169,7 @@ func signalsKept(a *agent) {
 			defer close(done)
 			runtime.LockOSThread()
 			for !stop.Load() {
-				unix.Tgkill(pid, tid, unix.SIGUSR1)
+				unix.Tgkill(pid, tid, sig)
 				sent.Add(1)
 				for end := time.Now().Add(20 * time.Microsecond); time.Now().Before(end); {
 					runtime.Gosched()

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/internal/confine/gate"
+	"sallyport/internal/event"
 	"sallyport/internal/policy"
 )
 
@@ -72,13 +74,25 @@ func (s *sandbox) serve(ctx context.Context, l *net.TCPListener) error {
 		case err != nil:
 			return err
 		}
-		wg.Go(func() { s.dispatch(ctx, c) })
+		wg.Go(func() { s.survives("a connection", func() { s.dispatch(ctx, c) }, func() { c.Close() }) })
 	}
 }
 
 func isTemporary(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) ||
 		errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EINTR)
+}
+
+// survives turns a panic, which is a bug of ours, into the end of one piece of
+// work and a finding: do did not end, over cleans up behind it.
+func (s *sandbox) survives(what string, do, over func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			over()
+			s.emit(event.Finding(event.Found{Kind: "bug", Title: "a bug of sallyport ended " + what, Detail: fmt.Sprintf("panic: %v", p)}))
+		}
+	}()
+	do()
 }
 
 // dispatch finds out who connected and what was wanted, and hands the

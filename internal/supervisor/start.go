@@ -187,7 +187,10 @@ func (s *sandbox) newGate(ctx context.Context) *gate.Gate {
 	}
 	if s.capture {
 		o.Datagram = func(fd int, closed func()) gate.Datagrams {
-			return newStandIn(fd, func(q []byte) []byte { return s.dns.ServeMessage(ctx, q) }, closed)
+			return newStandIn(fd, func(q []byte) (a []byte) {
+				s.survives("a DNS answer", func() { a = s.dns.ServeMessage(ctx, q) }, func() {})
+				return a
+			}, closed)
 		}
 	}
 	return gate.New(l, o)

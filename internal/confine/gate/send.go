@@ -26,6 +26,8 @@ func (w *worker) sendto() verdict {
 	}
 	defer tw.mu.Unlock()
 	switch {
+	case tw.kind == kindDatagram && !w.patient:
+		return w.later("sendto", unix.EAGAIN, (*worker).sendto) // the name server may take its time
 	case tw.kind == kindDatagram:
 		return w.datagramSend(tw, s)
 	case tw.kind == kindNetlink:
