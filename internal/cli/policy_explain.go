@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,37 +16,50 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/internal/event"
+	"sallyport/internal/policy"
+	"sallyport/internal/policy/rego"
 )
 
-const policyExplainHelp = `Explains a denial by the id that its line ended with: who wanted what, why it
-was refused, and the narrowest rule that would allow it. The newest denial with
-the id is taken. Add a rule only if you want the program to have the access.
+const policyExplainHelp = `Explains a denial by the id that its line ended with, or a request that was
+not made yet: why it is allowed or denied, by which rule, on which line, and the
+narrowest rule that would allow it. Add a rule only if you want the program to
+have the access.
 
-Denials of your own sessions are kept in $XDG_STATE_HOME/sallyport (by default
-~/.local/state/sallyport); --events names a file that run --events wrote.`
+A denial (ID): the newest with the id is taken. Denials of your own sessions are
+kept in $XDG_STATE_HOME/sallyport (by default ~/.local/state/sallyport);
+--events names a file that run --events wrote, --sandbox asks one that runs.
+
+A request (URL, or HOST:PORT): it is judged as the proxy would judge it, under
+the file that --policy names or the policy of a running sandbox, for the program
+that --binary names. The exit status is 1 if it would be denied. Where a name
+leads is not looked up.`
+
+const policyExplainExample = `  sallyport policy explain 7f3a
+  sallyport policy explain --policy dev.yaml --binary /usr/bin/curl POST https://api.example.com/v1/items
+  sallyport policy explain --sandbox 4711 --binary /usr/bin/psql db.example.com:5432
+  sallyport policy explain --policy dev.yaml --binary /usr/bin/node --tool search POST https://mcp.example.com/mcp`
 
 func newPolicyExplain(s Streams) *cobra.Command {
+	var f requestFlags
 	var events string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "explain ID",
-		Short:   "explain a denial",
+		Use:     "explain ID | [METHOD] URL",
+		Short:   "explain a denial or a request",
 		Long:    policyExplainHelp,
-		Example: "  sallyport policy explain 7f3a",
+		Example: policyExplainExample,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usagef("expected the id of one denial, got %d", len(args))
+			if len(args) != 1 && (len(args) != 2 || strings.ContainsAny(args[0], ":/.")) {
+				return usagef("expected the id of one denial, or a method and a URL, got %d words", len(args))
 			}
 			return nil
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(_ *cobra.Command, args []string) error {
-			files := []string{events}
-			if events == "" {
-				path := journalPath(os.Getenv)
-				files = []string{path, path + ".old"}
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 || strings.Contains(args[0], ":") {
+				return printRequest(cmd.Context(), s, f, args, asJSON)
 			}
-			e, err := findDenial(files, args[0])
+			e, err := wantedDenial(cmd.Context(), f.sandbox, events, args[0])
 			if err != nil {
 				return err
 			}
@@ -56,10 +70,51 @@ func newPolicyExplain(s Streams) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&events, "events", "", "look into this `FILE` of run --events")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the event")
+	fl := cmd.Flags()
+	fl.StringVar(&events, "events", "", "look into this `FILE` of run --events")
+	fl.StringVar(&f.policy, "policy", "", "judge the request under this policy `FILE`; default: that of a running sandbox")
+	fl.StringVar(&f.binary, "binary", "", "the `PATH` of the program that makes the request")
+	fl.StringArrayVar(&f.ancestors, "ancestor", nil, "the `PATH` of a program that started it; may be repeated")
+	fl.StringVar(&f.operation, "operation", "", "what a GraphQL request runs, `TYPE:FIELD`")
+	fl.StringVar(&f.call, "call", "", "the `METHOD` that a JSON-RPC or MCP request calls")
+	fl.StringVar(&f.tool, "tool", "", "the `TOOL` that an MCP request calls")
+	fl.BoolVar(&asJSON, "json", false, "print the event, or the decision")
+	sandboxFlag(cmd, &f.sandbox)
 	cmd.MarkFlagFilename("events")
+	cmd.MarkFlagFilename("policy", "yaml", "yml")
+	cmd.MarkFlagFilename("binary")
+	cmd.MarkFlagFilename("ancestor")
+	for _, name := range []string{"operation", "call", "tool"} {
+		cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+	}
 	return cmd
+}
+
+func printRequest(ctx context.Context, s Streams, f requestFlags, words []string, asJSON bool) error {
+	x, err := explainRequest(ctx, f, words)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		err = writeJSON(s.Out, x)
+	} else {
+		_, err = io.WriteString(s.Out, x.String())
+	}
+	if err == nil && !x.Allow {
+		return &statusError{status: exitFailure}
+	}
+	return err
+}
+
+// wantedDenial looks for a denial where it was said to be.
+func wantedDenial(ctx context.Context, sandbox, events, id string) (event.Event, error) {
+	switch {
+	case sandbox != "":
+		return denialOf(ctx, sandbox, id)
+	case events != "":
+		return findDenial([]string{events}, id)
+	}
+	return findDenial(journals(), id)
 }
 
 // findDenial returns the last denial with the id in the first file that has
@@ -127,9 +182,7 @@ func explain(e event.Event) string {
 	if e.FirewallRule != nil {
 		row("rule", strings.TrimSpace(e.FirewallRule.Name+" "+e.FirewallRule.Desc))
 	}
-	if rule := narrowestRule(e); rule != "" {
-		b.WriteString("\nthis would allow it, for every request to that host and port:\n\n" + rule)
-	}
+	b.WriteString(narrowestRule(e))
 	return b.String()
 }
 
@@ -151,11 +204,12 @@ func program(e event.Event) (exe, lineage string) {
 
 // allowable are the reasons that a rule in network_policies can answer.
 var allowable = map[string]bool{
-	"no_policy_for_host": true, "port_not_allowed": true, "binary_not_allowed": true,
+	rego.ReasonHost: true, rego.ReasonPort: true, rego.ReasonBinary: true, rego.ReasonRequest: true,
 }
 
-// narrowestRule is YAML that would allow the denied connection, or nothing
-// where no rule could or where a name is not plain enough to be pasted.
+// narrowestRule is YAML that would allow what was denied, or nothing where no
+// rule could, where a name is not plain enough to be pasted, and where the event
+// does not tell what would have to be allowed: what a body held is not recorded.
 func narrowestRule(e event.Event) string {
 	exe, _ := program(e)
 	to := e.DstEndpoint
@@ -165,18 +219,16 @@ func narrowestRule(e event.Event) string {
 	if event.Escape(exe) != exe || strings.ContainsAny(exe, "*?[{\"") || strings.ContainsFunc(to.Hostname, notInHost) {
 		return ""
 	}
-	key := strings.Trim(strings.Map(func(r rune) rune {
-		if r == '.' || r == ':' {
-			return '-'
-		}
-		return r
-	}, to.Hostname), "-")
-	return fmt.Sprintf(`network_policies:
-  %s:
-    endpoints:
-      - {host: %q, port: %d}
-    binaries: [{path: %q}]
-`, key, to.Hostname, to.Port, exe)
+	missing := rego.RuleMissing{Host: to.Hostname, Port: to.Port, Binary: exe}
+	if e.StatusCode != rego.ReasonRequest {
+		return "\nthis would allow it, for every request to that host and port:\n\n" + renderMissing(missing, policy.Raw, nil)
+	}
+	r := e.HTTPRequest
+	if r == nil || strings.ContainsAny(r.URL.Path, "*?") || !strings.HasSuffix(e.StatusDetail, " allows "+r.HTTPMethod+" "+r.URL.Path) {
+		return ""
+	}
+	return "\nthis would allow it and nothing else, beside the rules that are there:\n\n" +
+		renderMissing(missing, policy.REST, &policy.Match{Method: r.HTTPMethod, Path: r.URL.Path})
 }
 
 func notInHost(r rune) bool {

@@ -9,11 +9,17 @@ import (
 // reasons puts the stable codes that people meet most into few words; another
 // code is shown by its sentence or, without one, with spaces for underscores.
 var reasons = map[string]string{
-	"no_policy_for_host": "no rule for host",
-	"port_not_allowed":   "no rule for this port",
-	"binary_not_allowed": "no rule for this program",
-	"policy_undefined":   "the policy has no answer",
-	"policy_timeout":     "the policy took too long",
+	"no_policy_for_host":             "no rule for host",
+	"port_not_allowed":               "no rule for this port",
+	"path_not_allowed":               "no rule for this path",
+	"request_not_allowed":            "no rule for this request",
+	"request_denied_by_rule":         "a rule denies this request",
+	"request_not_understood":         "a request that no rule can be about",
+	"persisted_query_not_registered": "a query that the policy does not know",
+	"tool_name_not_allowed":          "a tool name that servers read differently",
+	"binary_not_allowed":             "no rule for this program",
+	"policy_undefined":               "the policy has no answer",
+	"policy_timeout":                 "the policy took too long",
 }
 
 // Line is the event as one line for a person, without a prefix and without a

@@ -1,0 +1,109 @@
+package policy
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Render writes a network_policies section of endpoints as programs propose
+// them: host, ports, protocol and rules that allow. What else an endpoint can
+// have is for a person to write.
+func Render(policies []NetworkPolicy) string {
+	if len(policies) == 0 {
+		return "network_policies: {}\n"
+	}
+	var b strings.Builder
+	b.WriteString("network_policies:\n")
+	for _, np := range policies {
+		fmt.Fprintf(&b, "  %s:\n    endpoints:\n", renderKey(np.Key))
+		for i := range np.Endpoints {
+			renderEndpoint(&b, &np.Endpoints[i])
+		}
+		b.WriteString("    binaries:\n")
+		for _, p := range np.Binaries {
+			fmt.Fprintf(&b, "      - {path: %s}\n", quote(p.Path))
+		}
+	}
+	return b.String()
+}
+
+func renderEndpoint(b *strings.Builder, e *Endpoint) {
+	ports := make([]string, len(e.Ports))
+	for i, p := range e.Ports {
+		ports[i] = strconv.Itoa(int(p))
+	}
+	port := "port: " + strings.Join(ports, "")
+	if len(ports) != 1 {
+		port = "ports: [" + strings.Join(ports, ", ") + "]"
+	}
+	if e.Protocol == Raw {
+		fmt.Fprintf(b, "      - {host: %s, %s}\n", quote(e.Host), port)
+		return
+	}
+	fmt.Fprintf(b, "      - host: %s\n        %s\n        protocol: %s\n        enforcement: enforce\n        rules:\n", quote(e.Host), port, e.Protocol)
+	for _, r := range e.Rules {
+		fmt.Fprintf(b, "          - allow: %s\n", r.Allow.Render())
+	}
+}
+
+// Render writes a match of one method, path, operation or tool.
+func (m *Match) Render() string {
+	var parts []string
+	add := func(field, value string) {
+		if value != "" {
+			parts = append(parts, field+": "+value)
+		}
+	}
+	text := func(field, value string) {
+		if value != "" {
+			add(field, quote(value))
+		}
+	}
+	text("method", m.Method)
+	text("path", m.Path)
+	add("operation_type", m.OperationType)
+	if len(m.Fields) > 0 {
+		add("fields", quoteAll(m.Fields))
+	}
+	switch len(m.Tool) {
+	case 0:
+	case 1:
+		text("tool", m.Tool[0])
+	default:
+		add("tool", "{any: "+quoteAll(m.Tool)+"}")
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
+}
+
+func quoteAll(list []string) string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = quote(s)
+	}
+	return "[" + strings.Join(out, ", ") + "]"
+}
+
+// quote writes a YAML text that any reader takes for that text: double quotes
+// and the escapes that Go's ASCII form shares with YAML.
+func quote(s string) string { return strconv.QuoteToASCII(s) }
+
+// renderKey leaves a plain key as it is.
+func renderKey(key string) string {
+	plain := key != "" && strings.Trim(key, "abcdefghijklmnopqrstuvwxyz-0123456789") == "" && key[0] >= 'a' && key[0] <= 'z' &&
+		key != "y" && key != "n" && key != "yes" && key != "no" && key != "on" && key != "off" && key != "true" && key != "false" && key != "null"
+	if plain {
+		return key
+	}
+	return quote(key)
+}
+
+// KeyFor makes a key for a policy about a host.
+func KeyFor(host string) string {
+	return strings.Trim(strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, host), "-")
+}

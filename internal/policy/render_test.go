@@ -1,0 +1,32 @@
+package policy
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestRender_roundTrip: what is written is read as what was meant.
+func TestRender_roundTrip(t *testing.T) {
+	want := []NetworkPolicy{
+		{Key: "a-example", Name: "a-example", Binaries: []Binary{{Path: `/usr/bin/a "b" ü`}, {Path: "/x"}}, Endpoints: []Endpoint{
+			{Host: "a.example", Ports: []uint16{443}},
+			{Host: "*.b.example", Ports: []uint16{80, 443}, Protocol: REST, Rules: []Rule{{Allow: Match{Method: "GET", Path: "/a/%2Fb/'c'"}}}},
+			{Host: "c.example", Ports: []uint16{443}, Protocol: GraphQL, Rules: []Rule{{Allow: Match{OperationType: "query", Fields: []string{"a", "b"}}}}},
+			{Host: "d.example", Ports: []uint16{443}, Protocol: MCP, Rules: []Rule{{Allow: Match{Method: "tools/call", Tool: []string{"x"}}}, {Allow: Match{Tool: []string{"y", "z"}}}}},
+		}},
+		{Key: "on", Name: "on", Binaries: []Binary{{Path: "/x"}}, Endpoints: []Endpoint{{Host: "::1", Ports: []uint16{1}}}},
+	}
+	doc := Render(want)
+	p, warns, err := Parse("r.yaml", []byte("version: 1\n"+doc))
+	if err != nil || len(warns) > 0 {
+		t.Fatalf("Parse = %v, %v\n%s", warns, err, doc)
+	}
+	if !Same(p.Network, want) {
+		t.Errorf("read differs (-want +got):\n%s\n%s", cmp.Diff(want, p.Network), doc)
+	}
+	if got := Render(nil); !strings.Contains(got, "{}") {
+		t.Errorf("Render(nil) = %q", got)
+	}
+}
