@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sallyport/internal/event"
 	"sallyport/internal/policy"
 	"sallyport/internal/supervisor"
 )
@@ -27,7 +28,12 @@ the working directory and /tmp, and read the system's directories.
 
 The policy file is followed: a change takes force as a whole, or is reported and
 changes nothing. A file that the program could write, such as one below its
-working directory, is not followed; "sallyport policy set" works for any.`
+working directory, is not followed; "sallyport policy set" works for any.
+
+--learn lets nothing through that the policy does not allow. It writes down what
+was used, as the narrowest policy that allows that: hosts, ports, programs and,
+where requests are read, methods and paths. What was denied is added as comments.
+A person reads it before it is used, since the program chose what is in it.`
 
 const runExample = `  sallyport run -- sh -c 'curl https://example.com'
   sallyport run --policy dev.yaml --env API_BASE=https://api.example.com -- claude
@@ -36,9 +42,9 @@ const runExample = `  sallyport run -- sh -c 'curl https://example.com'
 
 // runFlags are the flags of run as they were given.
 type runFlags struct {
-	policy, config, mode, workdir, upstreamCA, events string
-	env, resolve, upstreamCerts, provider             []string
-	proxyPort                                         uint16
+	policy, config, mode, workdir, upstreamCA, events, learn string
+	env, resolve, upstreamCerts, provider                    []string
+	proxyPort                                                uint16
 }
 
 func newRun(s Streams) *cobra.Command {
@@ -70,6 +76,8 @@ func newRun(s Streams) *cobra.Command {
 	fl.StringArrayVar(&f.upstreamCerts, "upstream-cert", nil, "show a server a client certificate, `HOST=CERT[,KEY]`, files in PEM; may be repeated")
 	fl.Uint16Var(&f.proxyPort, "proxy-port", 0, "`PORT` of the proxy on 127.0.0.1; default: 3128 where free, else any")
 	fl.StringVar(&f.events, "events", "", "append every event to this `FILE`, OCSF as JSON lines")
+	fl.StringVar(&f.learn, "learn", "", "write what was used, as the narrowest policy that allows it, to this new `FILE`")
+	cmd.MarkFlagFilename("learn", "yaml", "yml")
 	cmd.MarkFlagFilename("policy", "yaml", "yml")
 	cmd.MarkFlagFilename("config", "yaml", "yml")
 	cmd.MarkFlagFilename("upstream-ca", "pem", "crt")
@@ -105,6 +113,17 @@ func run(cmd *cobra.Command, s Streams, f runFlags, command []string) error {
 	o.Note = note
 	o.Event = log.event
 	o.Control = controlBases(os.Getenv, os.Getuid())[0]
+	if f.learn != "" {
+		l, err := newLearner(f.learn, o.Policy)
+		if err != nil {
+			return err
+		}
+		defer func() { l.done(note, o.Document) }()
+		o.Event = func(e event.Event) {
+			log.event(e)
+			l.event(e)
+		}
+	}
 	status, err := supervisor.Run(cmd.Context(), o)
 	if err == nil {
 		return statusOnly(status)

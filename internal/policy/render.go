@@ -37,11 +37,21 @@ func renderEndpoint(b *strings.Builder, e *Endpoint) {
 	if len(ports) != 1 {
 		port = "ports: [" + strings.Join(ports, ", ") + "]"
 	}
-	if e.Protocol == Raw {
-		fmt.Fprintf(b, "      - {host: %s, %s}\n", quote(e.Host), port)
+	fmt.Fprintf(b, "      - host: %s\n        %s\n", quote(e.Host), port)
+	if len(e.AllowedIPs) > 0 {
+		ips := make([]string, len(e.AllowedIPs))
+		for i, p := range e.AllowedIPs {
+			ips[i] = p.String()
+		}
+		fmt.Fprintf(b, "        allowed_ips: %s\n", quoteAll(ips))
+	}
+	if e.Protocol != Raw {
+		fmt.Fprintf(b, "        protocol: %s\n", e.Protocol)
+	}
+	if len(e.Rules) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "      - host: %s\n        %s\n        protocol: %s\n        enforcement: enforce\n        rules:\n", quote(e.Host), port, e.Protocol)
+	b.WriteString("        enforcement: enforce\n        rules:\n")
 	for _, r := range e.Rules {
 		fmt.Fprintf(b, "          - allow: %s\n", r.Allow.Render())
 	}
