@@ -1,0 +1,151 @@
+package cli
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sallyport/internal/event"
+	"sallyport/internal/policy"
+	"sallyport/internal/policy/rego"
+)
+
+const learnPolicy = `version: 1
+filesystem_policy: {include_workdir: true, read_only: [/usr]}
+network_policies:
+  api:
+    endpoints:
+      - {host: api.example, port: 443, protocol: rest, enforcement: enforce, access: full}
+      - {host: "*.cdn.example", port: 443}
+      - {host: db.example, port: 5432, protocol: tcp, allowed_ips: [10.4.0.0/16]}
+      - {host: mcp.example, port: 443, protocol: mcp, enforcement: enforce, mcp: {allow_all_known_mcp_methods: true}}
+      - {host: model.local, port: 80}
+    binaries: [{path: /usr/**}]
+host_services:
+  - {host: model.local, port: 80, to: "127.0.0.1:11434"}
+network_capture: off
+`
+
+// TestLearn: what was used is allowed by what is written, and nothing else is.
+func TestLearn(t *testing.T) {
+	p, _, err := policy.Parse("dev.yaml", []byte(learnPolicy))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "out.yaml")
+	l, err := newLearner(name, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	curl, psql := event.Who{Exe: "/usr/bin/curl"}, event.Who{Exe: "/usr/bin/psql"}
+	ok := event.Verdict{Disposition: event.Allowed, Rule: "api"}
+	no := func(reason string) event.Verdict { return event.Verdict{Reason: reason, Rule: "api"} }
+	at := func(host string, port uint16) event.Where { return event.Where{Host: host, Port: port} }
+	get := func(method, path string) event.HTTP {
+		return event.HTTP{Method: method, Path: path, Scheme: "https", RawQuery: "token=hunter2"}
+	}
+	for _, e := range []event.Event{
+		event.Connection(event.Open, curl, at("api.example", 443), ok),
+		event.Request(get("GET", "/v1/items"), curl, at("api.example", 443), ok),
+		event.Request(get("POST", "/v1/items"), curl, at("api.example", 443), ok),
+		event.Request(get("GET", "/v1/*"), curl, at("api.example", 443), ok),
+		event.Request(get("DELETE", "/v1/audited"), curl, at("api.example", 443), event.Verdict{Disposition: event.Logged, Reason: rego.ReasonRequest, Rule: "api"}),
+		event.Request(get("DELETE", "/v1/items"), curl, at("api.example", 443), no(rego.ReasonRequest)),
+		event.Request(get("GET", "/v1/secrets"), curl, at("api.example", 443), no(rego.ReasonDenyRule)),
+		event.Connection(event.Open, curl, at("a.cdn.example", 443), ok),
+		event.Connection(event.Fail, curl, at("b.cdn.example", 443), ok),
+		event.Connection(event.Open, psql, event.Where{Host: "db.example", Port: 5432, Addr: netip.MustParseAddr("10.4.0.7")}, ok),
+		event.Connection(event.Open, curl, at("mcp.example", 443), ok),
+		event.Request(get("POST", "/mcp"), curl, at("mcp.example", 443), ok),
+		event.Connection(event.Open, curl, at("model.local", 80), ok),
+		event.Connection(event.Refuse, curl, at("evil.example", 443), no(rego.ReasonHost)),
+		event.Connection(event.Refuse, curl, at("127.0.0.1", 80), no(rego.ReasonHost)),
+		event.Connection(event.Refuse, curl, at("::1", 80), no(rego.ReasonHost)),
+		event.Connection(event.Refuse, curl, at("localhost", 80), no(rego.ReasonHost)),
+		event.Connection(event.Refuse, curl, at("169.254.169.254", 80), no(rego.ReasonHost)),
+		event.Connection(event.Refuse, curl, at("rebound.example", 80), no("own_address")),
+		event.Connection(event.Refuse, event.Who{Exe: "/tmp/x\n*"}, at("c.cdn.example", 443), no(rego.ReasonBinary)),
+		event.Connection(event.Refuse, event.Who{}, at("d.cdn.example", 443), no(rego.ReasonBinary)),
+	} {
+		l.event(e)
+	}
+	if err := l.close([]byte(learnPolicy)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, warnings, err := policy.Parse("out.yaml", b)
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("Parse = %v, %v\n%s", warnings, err, b)
+	}
+	if errs := policy.Fixed(p, got); len(errs) > 0 {
+		t.Errorf("other sections differ: %v\n%s", errs, b)
+	}
+	text := string(b)
+	want := policy.Render([]policy.NetworkPolicy{
+		{Key: "curl", Binaries: []policy.Binary{{Path: "/usr/bin/curl"}}, Endpoints: []policy.Endpoint{
+			{Host: "a.cdn.example", Ports: []uint16{443}},
+			{Host: "api.example", Ports: []uint16{443}, Protocol: policy.REST, Rules: []policy.Rule{
+				{Allow: policy.Match{Method: "GET", Path: "/v1/items"}}, {Allow: policy.Match{Method: "POST", Path: "/v1/items"}}}},
+		}},
+		{Key: "psql", Binaries: []policy.Binary{{Path: "/usr/bin/psql"}}, Endpoints: []policy.Endpoint{
+			{Host: "db.example", Ports: []uint16{5432}, Protocol: policy.TCP, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.4.0.7/32")}},
+		}},
+	})
+	if !strings.Contains(text, want) {
+		t.Errorf("used:\n%s\nwant:\n%s", text, want)
+	}
+	for _, must := range []string{`#       - host: "evil.example"`, `#           - allow: {method: "DELETE", path: "/v1/items"}`, `path: "/v1/audited"}`,
+		"# not learned: model.local:80 is a service of the host", "# not learned: 127.0.0.1:80 is this host", "# not learned: mcp.example:443 has protocol: mcp",
+		"# not learned: api.example:443: a path cannot be written as a rule", "# not learned: a program that a rule cannot name"} {
+		if !strings.Contains(text, must) {
+			t.Errorf("%q is missing in\n%s", must, text)
+		}
+	}
+	for _, never := range []string{"hunter2", `host: "127.0.0.1"`, `host: "::1"`, `host: "localhost"`, `host: "169.254.169.254"`, `host: "model.local"`, "b.cdn.example", "rebound", "/v1/secrets"} {
+		if strings.Contains(text, never) {
+			t.Errorf("%q is in\n%s", never, text)
+		}
+	}
+}
+
+// TestLearnFile: the file is new, and no link of somebody else's choice.
+func TestLearnFile(t *testing.T) {
+	dir := t.TempDir()
+	there, link := filepath.Join(dir, "there"), filepath.Join(dir, "link")
+	if err := os.WriteFile(there, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(dir, "elsewhere"), link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{there, link} {
+		if _, err := newLearner(name, nil); err == nil {
+			t.Errorf("newLearner(%s) took a file that is there", filepath.Base(name))
+		}
+	}
+	if b, err := os.ReadFile(there); err != nil || string(b) != "x" {
+		t.Errorf("the file is %q, %v", b, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "elsewhere")); err == nil {
+		t.Error("a link was followed")
+	}
+	l, err := newLearner(filepath.Join(dir, "new"), nil) // control
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.close(nil); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, _, err := policy.Parse("new", b); err != nil || !p.Filesystem.IncludeWorkdir || len(p.Network) != 0 {
+		t.Errorf("learned of nothing: %+v, %v\n%s", p, err, b)
+	}
+}
