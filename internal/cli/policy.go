@@ -24,7 +24,7 @@ func newPolicy(s Streams) *cobra.Command {
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPolicyCheck(s), newPolicyFmt(s), newPolicySchema(s), newPolicyExplain(s), newPolicyGet(s), newPolicySet(s))
+	cmd.AddCommand(newPolicyCheck(s), newPolicyFmt(s), newPolicySchema(s), newPolicyExplain(s), newPolicyDiff(s), newPolicyGet(s), newPolicySet(s))
 	return cmd
 }
 

@@ -48,6 +48,10 @@ func Binary(pattern, path string) bool { return segments(pattern, path, "/") }
 
 // segments matches element by element; a pattern element ** takes any number.
 func segments(pattern, s, sep string) bool {
+	return segmentsBy(pattern, s, sep, func(p, e string) bool { return wild(p, e, 0) })
+}
+
+func segmentsBy(pattern, s, sep string, fits func(pattern, element string) bool) bool {
 	p, v := strings.Split(pattern, sep), strings.Split(s, sep)
 	i, j := 0, 0
 	star, mark := -1, 0
@@ -56,7 +60,7 @@ func segments(pattern, s, sep string) bool {
 		case i < len(p) && p[i] == "**":
 			star, mark = i, j
 			i++
-		case i < len(p) && wild(p[i], v[j], 0):
+		case i < len(p) && fits(p[i], v[j]):
 			i++
 			j++
 		case star >= 0:

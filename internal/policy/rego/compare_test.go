@@ -1,0 +1,95 @@
+package rego
+
+import (
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"sallyport/internal/policy"
+)
+
+// TestCompare_namesWhatIsWider: a request that only the second of two policies allows is never passed over.
+func TestCompare_namesWhatIsWider(t *testing.T) {
+	widened, quiet := 0, 0
+	rapid.Check(t, func(rt *rapid.T) {
+		a := genReadPolicy(rt)
+		b := mutated(rt, a)
+		was, now := unhurried(t, a), unhurried(t, b)
+		diff := policy.Compare(a, b)
+		wider := slices.ContainsFunc(diff, func(d policy.Difference) bool { return d.Wider })
+		if !wider {
+			quiet++
+		}
+		for range 30 {
+			in := Input{Host: rapid.SampledFrom([]string{"a.example", "b.example"}).Draw(rt, "host"), Port: 443,
+				Exe: rapid.SampledFrom([]string{"/usr/bin/curl", "/usr/bin/git", "/usr/bin/x"}).Draw(rt, "exe")}
+			req := genRequest(rt)
+			before, after := decideRequest(t, was, in, req), decideRequest(t, now, in, req)
+			if !before.Allow && after.Allow {
+				widened++
+				if !wider {
+					rt.Fatalf("%+v %+v is allowed now, and Compare names only %+v", in, req, diff)
+				}
+			}
+			// A connection that is not read carries anything.
+			c1, c2 := decide(t, was, in), decide(t, now, in)
+			if c2.Allow && c2.Endpoint.Protocol == policy.Raw && !(c1.Allow && c1.Endpoint.Protocol == policy.Raw) && !wider {
+				rt.Fatalf("%+v is not read now, and Compare names only %+v", in, diff)
+			}
+		}
+		if same := policy.Compare(a, a); len(same) != 0 {
+			rt.Fatalf("a policy differs from itself: %+v", same)
+		}
+	})
+	if widened == 0 || quiet == 0 {
+		t.Errorf("%d requests were allowed anew, %d pairs had nothing wider: little was compared", widened, quiet)
+	}
+}
+
+// mutated is a policy with one change somewhere.
+func mutated(t *rapid.T, p *policy.Policy) *policy.Policy {
+	next := &policy.Policy{Network: slices.Clone(p.Network)}
+	np := &next.Network[rapid.IntRange(0, len(next.Network)-1).Draw(t, "which policy")]
+	np.Endpoints = slices.Clone(np.Endpoints)
+	ep := &np.Endpoints[rapid.IntRange(0, len(np.Endpoints)-1).Draw(t, "which endpoint")]
+	reads := ep.Protocol != policy.Raw
+	switch n := rapid.IntRange(0, 9).Draw(t, "change"); {
+	case n == 0 && reads && ep.Protocol != policy.JSONRPC && ep.Protocol != policy.MCP:
+		ep.Access = rapid.SampledFrom([]string{"", "read-only", "read-write", "full"}).Draw(t, "access")
+	case n == 1 && reads:
+		ep.Rules = append(slices.Clone(ep.Rules), policy.Rule{Allow: genMatch(t, ep.Protocol)})
+	case n == 2 && len(ep.Rules) > 0:
+		ep.Rules = slices.Clone(ep.Rules)
+		ep.Rules[0].Allow = genMatch(t, ep.Protocol)
+	case n == 3:
+		ep.DenyRules = nil
+	case n == 4 && len(ep.DenyRules) > 0:
+		ep.DenyRules = slices.Clone(ep.DenyRules)
+		ep.DenyRules[0] = genMatch(t, ep.Protocol)
+	case n == 5:
+		np.Endpoints = np.Endpoints[1:]
+	case n == 6:
+		np.Binaries = []policy.Binary{{Path: rapid.SampledFrom([]string{"/usr/bin/curl", "/usr/bin/*", "/**"}).Draw(t, "new binary")}}
+	case n == 7:
+		ep.Host = rapid.SampledFrom([]string{"a.example", "*.example", "b.example"}).Draw(t, "new host")
+	case n == 8:
+		agreed := map[string]policy.Endpoint{}
+		for _, o := range next.Network {
+			for _, e := range o.Endpoints {
+				if e.Protocol == policy.Raw {
+					continue
+				}
+				tier := e.Path
+				if tier == "/**/b" {
+					tier = "/a/**"
+				}
+				agreed[tier] = e
+			}
+		}
+		np.Endpoints = append(np.Endpoints, genReadEndpoint(t, agreed))
+	default:
+		np.Endpoints = append(np.Endpoints, policy.Endpoint{Host: "a.example", Ports: []uint16{443}})
+	}
+	return next
+}
