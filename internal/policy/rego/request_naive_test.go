@@ -105,7 +105,7 @@ func naiveAsks(ep *policy.Endpoint, req policy.Request) (asks []ask, reason stri
 			return []ask{{transport: true}}, ""
 		}
 		for _, c := range req.Calls {
-			if ep.Protocol == policy.MCP && c.Method == "tools/call" && (c.Tool == "" || !ep.L7.MCPLooseToolNames && strings.ContainsAny(c.Tool, " *?/é")) {
+			if ep.Protocol == policy.MCP && c.Method == "tools/call" && (c.Tool == "" || !ep.L7.MCPLooseToolNames && !strictTool(c.Tool)) {
 				return nil, ReasonTool
 			}
 			asks = append(asks, ask{call: &c})
