@@ -184,12 +184,13 @@ func (e *engine) Possible(host string) bool {
 	return err == nil && r.HostPossible(host)
 }
 
-// keeps says whether a connection that old allowed may live on.
+// keeps says whether a connection that old allowed may live on. The requests on
+// one that is read are judged again by the proxy.
 func (e *engine) keeps(old *engine, in rego.Input) bool {
 	now, err := e.compiled()
 	if err != nil {
 		return false
 	}
 	was, err := old.compiled()
-	return err == nil && now.Keeps(context.Background(), was, in)
+	return err == nil && now.Keeps(context.Background(), was, in) != rego.Ends
 }

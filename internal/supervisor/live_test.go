@@ -285,3 +285,37 @@ func TestControlSocket(t *testing.T) {
 		l.out.await(t, "curl: 7") // could not connect
 	})
 }
+
+// TestRequestsAreJudgedAgain: of two requests that run to one host, a new policy
+// ends the one that it does not allow.
+func TestRequestsAreJudgedAgain(t *testing.T) {
+	rest := func(rules string) string {
+		return "network_policies:\n  model:\n    endpoints: [{host: model.local, port: 80, protocol: rest, enforcement: enforce, rules: [" + rules + "]}]\n" +
+			"    binaries: [{path: /usr/bin/curl}]\n"
+	}
+	const first, second = "{allow: {method: GET, path: /first}}", "{allow: {method: GET, path: /second}}"
+	users(t, func(t *testing.T, as *syscall.Credential) {
+		l := goLive(t, as, "", rest(first+", "+second), `curl -sSN http://model.local/first & curl -sSN http://model.local/second; echo "second: $?"; wait; echo over`)
+		seen := map[string]bool{}
+		for range 2 {
+			select {
+			case p := <-l.began:
+				seen[p] = true
+			case <-time.After(aWhile):
+				t.Fatalf("the server saw %v; the sandbox said:\n%s", seen, l.out)
+			}
+		}
+		l.write(rest(first))
+		l.out.await(t, "generation 2 is in force, 1 connection was closed")
+		l.expect(l.ended, "/second")
+		l.out.await(t, "second: ")
+		select {
+		case p := <-l.ended:
+			t.Fatalf("%s ended, and it is allowed still", p)
+		default:
+		}
+		if strings.Contains(l.out.String(), "over") {
+			t.Errorf("both requests ended:\n%s", l.out)
+		}
+	})
+}

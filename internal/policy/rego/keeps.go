@@ -8,31 +8,60 @@ import (
 	"sallyport/internal/policy"
 )
 
-// Keeps tells whether a connection of in, which old allowed, may live on under e: everything that could flow on it
-// by the old rules may flow by the new ones. It says no when that cannot be told.
-func (e *Engine) Keeps(ctx context.Context, old *Engine, in Input) (keeps bool) {
+// Kept is what may become of a connection when another policy takes the place of the one that allowed it.
+type Kept uint8
+
+const (
+	Ends    Kept = iota // it is not allowed any more, or that cannot be told
+	Rejudge             // it is read as before: each request that runs on it is to be judged again
+	Lives               // everything that could flow on it by the old rules may flow by the new ones
+)
+
+// Keeps tells what may become of a connection of in that old allowed.
+func (e *Engine) Keeps(ctx context.Context, old *Engine, in Input) (kept Kept) {
 	defer func() {
 		if recover() != nil {
-			keeps = false
+			kept = Ends
 		}
 	}()
 	now, _, err := e.judge(e.newPatience(ctx), in)
 	if err != nil || len(now) == 0 {
-		return false
+		return Ends
 	}
 	was, _, err := old.judge(old.newPatience(ctx), in)
 	if err != nil || len(was) == 0 {
-		return false
+		return Ends
 	}
 	for _, p := range prefixesOf(was) {
 		if !slices.Contains(prefixesOf(now), p) {
-			return false // it may lead to an address that is refused now
+			return Ends // it may lead to an address that is refused now
 		}
 	}
 	was, now = slices.DeleteFunc(was, opaque), slices.DeleteFunc(now, opaque)
-	if len(was) == 0 || len(now) == 0 {
-		return len(was) == len(now) // both are not read, or it was not and has to be
+	switch {
+	case len(was) == 0 && len(now) == 0:
+		return Lives
+	case len(was) == 0 || len(now) == 0, !sameReaders(was, now) || !sameReaders(now, was):
+		return Ends
+	case !allWidened(was, now):
+		return Rejudge
 	}
+	return Lives
+}
+
+// sameReaders says whether each endpoint of a has one in b that takes in the same paths and reads them alike.
+func sameReaders(a, b []endpoint) bool {
+	return !slices.ContainsFunc(a, func(x endpoint) bool {
+		return !slices.ContainsFunc(b, func(y endpoint) bool {
+			reading := x.get().L7
+			reading.MCPAllKnownMethods = y.get().L7.MCPAllKnownMethods
+			return x.get().Path == y.get().Path && x.get().Protocol == y.get().Protocol && policy.Same(reading, y.get().L7)
+		})
+	})
+}
+
+// allWidened says whether endpoints now, in the place of was, allow all that was allowed.
+func allWidened(was, now []endpoint) bool {
 	for _, w := range was {
 		if !slices.ContainsFunc(now, func(n endpoint) bool { return widens(w.get(), n.get()) }) {
 			return false
@@ -40,9 +69,8 @@ func (e *Engine) Keeps(ctx context.Context, old *Engine, in Input) (keeps bool) 
 	}
 	for _, n := range now {
 		known := slices.ContainsFunc(was, func(w endpoint) bool { return widens(w.get(), n.get()) })
-		beside := slices.ContainsFunc(was, func(w endpoint) bool { return w.get().Path == n.get().Path })
-		if !known && (!beside || len(n.get().DenyRules) > 0) {
-			return false // it may take paths over, or forbid what was allowed
+		if !known && len(n.get().DenyRules) > 0 {
+			return false // it may forbid what was allowed
 		}
 	}
 	return true
@@ -59,11 +87,9 @@ func prefixesOf(admitting []endpoint) (out []netip.Prefix) {
 
 // widens tells whether b, in the place of a, allows all that a allows.
 func widens(a, b *policy.Endpoint) bool {
-	reading := a.L7
-	reading.MCPAllKnownMethods = b.L7.MCPAllKnownMethods
 	full := b.Access == "full" && accesses[b.Protocol]["full"] != nil
 	switch {
-	case a.Path != b.Path, a.Protocol != b.Protocol, !policy.Same(reading, b.L7),
+	case a.Path != b.Path, a.Protocol != b.Protocol,
 		a.Audit && !b.Audit,
 		a.L7.MCPAllKnownMethods && !b.L7.MCPAllKnownMethods,
 		a.Access != b.Access && a.Access != "" && !full:

@@ -35,29 +35,29 @@ func TestKeeps(t *testing.T) {
 	beside.Network = append(beside.Network, rest(func(ep *policy.Endpoint) { ep.Path = "/a/**" }).Network[0])
 	for name, tc := range map[string]struct {
 		old, now *policy.Policy
-		want     bool
+		want     Kept
 	}{
-		"the same":          {onePolicy(), onePolicy(), true},
-		"gone":              {onePolicy(), &policy.Policy{}, false},
-		"another program":   {onePolicy(), other, false},
-		"an address gone":   {one(ip("10.0.0.0/8")), onePolicy(), false},
-		"an address less":   {one(ip("10.0.0.0/8", "fd00::/8")), one(ip("fd00::/8")), false},
-		"an address more":   {onePolicy(), one(ip("10.0.0.0/8")), true},
-		"read from now on":  {onePolicy(), rest(same), false},
-		"no longer read":    {rest(same), onePolicy(), false},
-		"moved in the file": {rest(same), rest(func(ep *policy.Endpoint) { ep.Rules[0].Allow.Line = 9 }), true},
+		"the same":          {onePolicy(), onePolicy(), Lives},
+		"gone":              {onePolicy(), &policy.Policy{}, Ends},
+		"another program":   {onePolicy(), other, Ends},
+		"an address gone":   {one(ip("10.0.0.0/8")), onePolicy(), Ends},
+		"an address less":   {one(ip("10.0.0.0/8", "fd00::/8")), one(ip("fd00::/8")), Ends},
+		"an address more":   {onePolicy(), one(ip("10.0.0.0/8")), Lives},
+		"read from now on":  {onePolicy(), rest(same), Ends},
+		"no longer read":    {rest(same), onePolicy(), Ends},
+		"moved in the file": {rest(same), rest(func(ep *policy.Endpoint) { ep.Rules[0].Allow.Line = 9 }), Lives},
 		"a rule more": {rest(same), rest(func(ep *policy.Endpoint) {
 			ep.Rules = append(ep.Rules, policy.Rule{Allow: policy.Match{Method: "PUT"}})
-		}), true},
-		"a rule less":         {rest(same), rest(func(ep *policy.Endpoint) { ep.Rules = nil; ep.Access = "read-only" }), false},
-		"full":                {rest(same), rest(func(ep *policy.Endpoint) { ep.Rules = nil; ep.Access = "full" }), true},
-		"a deny rule more":    {rest(same), rest(func(ep *policy.Endpoint) { ep.DenyRules = []policy.Match{{Method: "PUT"}} }), false},
-		"a deny rule less":    {rest(func(ep *policy.Endpoint) { ep.DenyRules = []policy.Match{{Method: "PUT"}} }), rest(same), true},
-		"enforced again":      {rest(func(ep *policy.Endpoint) { ep.Audit = true }), rest(same), false},
-		"other settings":      {rest(func(ep *policy.Endpoint) { ep.L7.AllowEncodedSlash = true }), rest(same), false},
-		"a path taken over":   {rest(same), beside, false},
-		"a path given back":   {beside, rest(same), false},
-		"a raw one beside it": {rest(same), &policy.Policy{Network: append(rest(same).Network, onePolicy().Network...)}, true},
+		}), Lives},
+		"a rule less":         {rest(same), rest(func(ep *policy.Endpoint) { ep.Rules = nil; ep.Access = "read-only" }), Rejudge},
+		"full":                {rest(same), rest(func(ep *policy.Endpoint) { ep.Rules = nil; ep.Access = "full" }), Lives},
+		"a deny rule more":    {rest(same), rest(func(ep *policy.Endpoint) { ep.DenyRules = []policy.Match{{Method: "PUT"}} }), Rejudge},
+		"a deny rule less":    {rest(func(ep *policy.Endpoint) { ep.DenyRules = []policy.Match{{Method: "PUT"}} }), rest(same), Lives},
+		"enforced again":      {rest(func(ep *policy.Endpoint) { ep.Audit = true }), rest(same), Rejudge},
+		"other settings":      {rest(func(ep *policy.Endpoint) { ep.L7.AllowEncodedSlash = true }), rest(same), Ends},
+		"a path taken over":   {rest(same), beside, Ends},
+		"a path given back":   {beside, rest(same), Ends},
+		"a raw one beside it": {rest(same), &policy.Policy{Network: append(rest(same).Network, onePolicy().Network...)}, Lives},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := compile(t, tc.now).Keeps(t.Context(), compile(t, tc.old), curl); got != tc.want {
@@ -93,7 +93,7 @@ func TestKeeps_nothingIsLost(t *testing.T) {
 		}
 		now := unhurried(t, next)
 		in := Input{Host: "a.example", Port: 443, Exe: "/usr/bin/curl"}
-		if !now.Keeps(t.Context(), old, in) {
+		if now.Keeps(t.Context(), old, in) != Lives {
 			return
 		}
 		kept++
