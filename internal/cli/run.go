@@ -112,7 +112,7 @@ func run(cmd *cobra.Command, s Streams, f runFlags, command []string) error {
 	o.Stdin, o.Stdout, o.Stderr = s.In, s.Out, s.Err
 	o.Note = note
 	o.Event = log.event
-	o.Control = controlBases(os.Getenv, os.Getuid())[0]
+	o.Control = controlBase(os.Getenv, os.Getuid())
 	if f.learn != "" {
 		l, err := newLearner(f.learn, o.Policy)
 		if err != nil {

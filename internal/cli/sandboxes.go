@@ -22,21 +22,20 @@ import (
 // user owns the directory below it, because root's agent is not root.
 const rootControl = "/run/sallyport"
 
-// controlBases are the directories that can have control sockets of this user,
-// the one for new sandboxes first.
-func controlBases(getenv func(string) string, uid int) []string {
-	var bases []string
+// controlBase is the directory below which the control sockets of this user are;
+// empty without a home.
+func controlBase(getenv func(string) string, uid int) string {
 	dir := getenv("XDG_RUNTIME_DIR")
-	if filepath.IsAbs(dir) && (uid != 0 || enterable(dir)) {
-		bases = append(bases, filepath.Join(dir, "sallyport"))
+	state := stateDir(getenv)
+	switch {
+	case filepath.IsAbs(dir) && (uid != 0 || enterable(dir)):
+		return filepath.Join(dir, "sallyport")
+	case uid == 0:
+		return rootControl
+	case state == "":
+		return ""
 	}
-	if uid == 0 {
-		return append(bases, rootControl)
-	}
-	if state := stateDir(getenv); state != "" {
-		bases = append(bases, filepath.Join(state, "run"))
-	}
-	return append(bases, rootControl)
+	return filepath.Join(state, "run")
 }
 
 // enterable says whether a user who is not root can get to what is in dir.
@@ -94,7 +93,7 @@ func printSandboxes(s Streams, list []supervisor.Sandbox) error {
 }
 
 func runningSandboxes(ctx context.Context) (map[string]supervisor.Sandbox, error) {
-	return supervisor.Running(ctx, controlBases(os.Getenv, os.Getuid()))
+	return supervisor.Running(ctx, controlBase(os.Getenv, os.Getuid()))
 }
 
 // sandboxFlag adds --sandbox.

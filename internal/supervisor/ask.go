@@ -35,27 +35,28 @@ func Ask(ctx context.Context, socket string, q Question) (Answer, error) {
 	return a, nil
 }
 
-// Running finds the sandboxes whose control sockets are below the directories,
-// and that answer the caller. The map leads from the path of the socket to the
+// Running finds the sandboxes whose control sockets are below a directory, and
+// that answer the caller. The map leads from the path of the socket to the
 // sandbox. Sockets that nobody listens on any more are removed.
-func Running(ctx context.Context, bases []string) (map[string]Sandbox, error) {
+func Running(ctx context.Context, base string) (map[string]Sandbox, error) {
 	found := map[string]Sandbox{}
-	for _, base := range bases {
-		sockets, err := filepath.Glob(filepath.Join(base, "*", "*.sock"))
-		if err != nil {
-			return nil, err
+	if base == "" {
+		return found, nil
+	}
+	sockets, err := filepath.Glob(filepath.Join(base, "*", "*.sock"))
+	if err != nil {
+		return nil, err
+	}
+	for _, socket := range sockets {
+		if !trusted(filepath.Dir(socket)) {
+			continue
 		}
-		for _, socket := range sockets {
-			if !trusted(filepath.Dir(socket)) {
-				continue
-			}
-			a, err := Ask(ctx, socket, Question{Ask: AskInfo})
-			switch {
-			case errors.Is(err, unix.ECONNREFUSED):
-				os.Remove(socket)
-			case err == nil && a.Sandbox != nil:
-				found[socket] = *a.Sandbox
-			}
+		a, err := Ask(ctx, socket, Question{Ask: AskInfo})
+		switch {
+		case errors.Is(err, unix.ECONNREFUSED):
+			os.Remove(socket)
+		case err == nil && a.Sandbox != nil:
+			found[socket] = *a.Sandbox
 		}
 	}
 	return found, nil

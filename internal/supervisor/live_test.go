@@ -221,7 +221,7 @@ func TestPolicyFileOfTheAgent(t *testing.T) {
 func (l *live) ask(q Question) (Answer, error) {
 	l.t.Helper()
 	for end := time.Now().Add(aWhile); ; time.Sleep(10 * time.Millisecond) {
-		found, err := Running(l.t.Context(), []string{l.control})
+		found, err := Running(l.t.Context(), l.control)
 		if err != nil {
 			l.t.Fatal(err)
 		}
@@ -258,7 +258,7 @@ func TestControlSocket(t *testing.T) {
 				t.Errorf("%+v = %+v, %v, want a problem", q, a, err)
 			}
 		}
-		found, err := Running(t.Context(), []string{l.control})
+		found, err := Running(t.Context(), l.control)
 		if err != nil {
 			t.Fatal(err)
 		}
