@@ -6,6 +6,9 @@
 //	go run ./test/bench                     # everything
 //	go run ./test/bench -n 40 start         # one workload
 //	go run ./test/bench -n 7 network        # connections and throughput
+//
+// As root it measures every mode. It makes veth pairs then: unshare -n, with
+// the loopback interface raised, keeps them off the machine's own network.
 package main
 
 import (
@@ -92,10 +95,16 @@ func prepare(dir string) []variant {
 	all := []variant{
 		{"bare", "", nil},
 		{"walls in C", limit, []string{limit, dir}},
-		{"sallyport", sally, []string{sally, "run", "--workdir", dir, "--"}},
-		{"bwrap --unshare-all", "bwrap", bwrap},
-		{"firejail --net=none", "firejail", []string{"firejail", "--quiet", "--noprofile", "--net=none", "--"}},
+		{"sallyport", sally, []string{sally, "run", "--mode", "platform", "--workdir", dir, "--"}},
 	}
+	for _, m := range otherModes() {
+		all = append(all, variant{"sallyport " + m, sally, []string{sally, "run", "--mode", m, "--workdir", dir, "--"}})
+	}
+	all = append(all, []variant{
+		{"bwrap --unshare-all", "bwrap", bwrap},
+		{"bwrap --unshare-net", "bwrap", slices.Replace(slices.Clone(bwrap), 1, 2, "--unshare-net")},
+		{"firejail --net=none", "firejail", []string{"firejail", "--quiet", "--noprofile", "--net=none", "--"}},
+	}...)
 	if _, err := exec.LookPath("cc"); err == nil {
 		run(exec.Command("cc", "-O2", "-static", "-o", limit, "test/bench/testdata/limit.c"))
 	}
@@ -109,6 +118,14 @@ func prepare(dir string) []variant {
 		}
 		return err != nil
 	})
+}
+
+// otherModes are those beside platform mode that this user can have.
+func otherModes() []string {
+	if os.Getuid() != 0 {
+		return []string{"userns"}
+	}
+	return []string{"namespace", "userns"}
 }
 
 func workloads(dir string) []workload {

@@ -45,12 +45,18 @@ func network(dir, sally string, rounds int) {
 	defer stopSplice()
 	policy := filepath.Join(dir, "network.yaml")
 	check(os.WriteFile(policy, fmt.Appendf(nil, networkPolicy, self, dir, at), 0o644))
-	inside := []string{sally, "run", "--policy", policy, "--workdir", dir, "--"}
+	in := func(mode string) []string {
+		return []string{sally, "run", "--mode", mode, "--policy", policy, "--workdir", dir, "--"}
+	}
+	inside := in("platform")
 	ways := []way{
 		{"direct", nil, "", at},
 		{"splice proxy", nil, plain, originHost},
 		{"sallyport, CONNECT", inside, "env", originHost},
 		{"sallyport, captured", inside, "", originHost},
+	}
+	for _, m := range otherModes() {
+		ways = append(ways, way{"sallyport " + m + ", CONNECT", in(m), "env", originHost}, way{"sallyport " + m + ", captured", in(m), "", originHost})
 	}
 	for _, p := range peers(dir) {
 		addr, stop := serve(p.cmd)
@@ -126,7 +132,7 @@ func (w way) load(self string, s loadSpec) (r loadResult, err error) {
 }
 
 func reportRates(name, unit string, ways []way, rates map[string][]loadResult) {
-	fmt.Printf("\n%-28s %10s  %-20s %10s %10s  %s\n", name, "median", "min–max", "p50", "p99", "× direct")
+	fmt.Printf("\n%-30s %10s  %-20s %10s %10s  %s\n", name, "median", "min–max", "p50", "p99", "× direct")
 	for _, w := range ways {
 		var rate, p50, p99, ratio []float64
 		for i, r := range rates[w.name] {
@@ -134,7 +140,7 @@ func reportRates(name, unit string, ways []way, rates map[string][]loadResult) {
 			p50, p99 = append(p50, float64(r.P50)), append(p99, float64(r.P99))
 			ratio = append(ratio, r.Rate/rates["direct"][i].Rate)
 		}
-		fmt.Printf("%-28s %8.0f%s  %-20s %10v %10v  %.2f\n", w.name, quantile(rate, 0.5), unit,
+		fmt.Printf("%-30s %8.0f%s  %-20s %10v %10v  %.2f\n", w.name, quantile(rate, 0.5), unit,
 			fmt.Sprintf("[%.0f–%.0f]", slices.Min(rate), slices.Max(rate)),
 			time.Duration(quantile(p50, 0.5)).Round(time.Microsecond), time.Duration(quantile(p99, 0.5)).Round(time.Microsecond), quantile(ratio, 0.5))
 	}
