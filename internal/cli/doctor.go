@@ -26,8 +26,10 @@ The exit status is 1 if platform mode cannot hold here.`
 
 // diagnosis is what doctor --json prints; the names are stable, facts may grow.
 type diagnosis struct {
-	Platform modeReport  `json:"platform"`
-	Facts    probe.Facts `json:"facts"`
+	Platform  modeReport  `json:"platform"`
+	Namespace modeReport  `json:"namespace"`
+	UserNS    modeReport  `json:"userns"`
+	Facts     probe.Facts `json:"facts"`
 }
 
 type modeReport struct {
@@ -73,17 +75,33 @@ func diagnose() (diagnosis, error) {
 		wd = "/"
 	}
 	d := diagnosis{Facts: facts}
-	plan, err := confine.Build(confine.Input{Policy: policy.Default(), Workdir: wd, ProxyPort: 3128}, facts)
-	var refusal *confine.RefusedError
-	switch {
-	case errors.As(err, &refusal):
-		d.Platform.Layers = refusal.Layers
-	case err != nil:
-		return d, err
-	default:
-		d.Platform = modeReport{Holds: true, Layers: plan.Report}
+	for _, m := range []struct {
+		to      *modeReport
+		network confine.Network
+	}{{&d.Platform, confine.HostNetwork}, {&d.Namespace, confine.VethNetwork}, {&d.UserNS, confine.UserNetwork}} {
+		in := confine.Input{Policy: policy.Default(), Workdir: wd, ProxyPort: 3128, Network: m.network, Tried: true}
+		plan, err := confine.Build(in, facts)
+		var refusal *confine.RefusedError
+		switch {
+		case errors.As(err, &refusal):
+			m.to.Layers = refusal.Layers
+		case err != nil:
+			return d, err
+		default:
+			*m.to = modeReport{Holds: true, Layers: plan.Report}
+		}
 	}
 	return d, nil
+}
+
+// network is the line about what a mode adds to platform mode.
+func (r modeReport) network(mode string) string {
+	for _, l := range r.Layers {
+		if l.Name == "network" {
+			return fmt.Sprintf("  --mode %s\t%s\t%s\n", mode, l.State, l.Detail)
+		}
+	}
+	return fmt.Sprintf("  --mode %s\trefused\twhat platform mode lacks, it lacks too\n", mode)
 }
 
 func (d diagnosis) print(w io.Writer) error {
@@ -102,6 +120,7 @@ func (d diagnosis) print(w io.Writer) error {
 			fmt.Fprintf(t, "  \t\tremedy: %s\n", l.Remedy)
 		}
 	}
+	fmt.Fprintf(t, "\nthe other modes add\n%s%s", d.Namespace.network("namespace"), d.UserNS.network("userns"))
 	if err := t.Flush(); err != nil || len(d.Facts.BlockedSyscalls) == 0 {
 		return err
 	}

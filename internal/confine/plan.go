@@ -18,6 +18,7 @@ type Input struct {
 	Readable  []string // paths that the supervisor needs the agent to read, such as CA files
 	Off       Walls    // walls to leave out; only a test has a reason to
 	Network   Network  // the network namespace that the agent is put into
+	Tried     bool     // the facts say whether it can be made; else that is found out by making it
 }
 
 // Network says which network namespace the agent is put into.
@@ -64,7 +65,7 @@ func Build(in Input, f probe.Facts) (*Plan, error) {
 	p.planPorts(in, f)
 	p.planScopes(in, f, hard)
 	p.planFilter(in, f)
-	p.planNetwork(in)
+	p.planNetwork(in, f)
 	var refused []Layer
 	for _, l := range p.Report {
 		if l.State == Refused {
@@ -211,13 +212,18 @@ func (p *Plan) planFilter(in Input, f probe.Facts) {
 	}
 }
 
-// planNetwork is about what stands behind the gate in the namespace modes. That
-// the namespace can be made is not a fact but an act: the supervisor, or the
-// stage, has done it before anything of the agent runs, or has refused.
-func (p *Plan) planNetwork(in Input) {
+// planNetwork is about what stands behind the gate in the namespace modes. At a
+// start, that the namespace can be made is not a fact but an act: the
+// supervisor, or the stage, does it before anything of the agent runs, or
+// refuses.
+func (p *Plan) planNetwork(in Input, f probe.Facts) {
 	const name = "network"
 	switch {
 	case in.Network == HostNetwork:
+	case in.Tried && in.Network == VethNetwork && !f.NetNS.Works:
+		p.say(name, Refused, "no network namespace can be made: "+f.NetNS.Why, "start it as root, in a container with CAP_SYS_ADMIN and CAP_NET_ADMIN, or use another mode")
+	case in.Tried && in.Network == UserNetwork && !f.UserNet.Works:
+		p.say(name, Refused, "no user namespace can be had: "+f.UserNet.Why, "let users make namespaces, or use another mode")
 	case in.Network == UserNetwork:
 		p.Own = true
 		p.say(name, Enforced, "a user and a network namespace of its own, which have no way anywhere", "")

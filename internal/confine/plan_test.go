@@ -42,6 +42,8 @@ func TestBuildGolden(t *testing.T) {
 		{"abi7", input(policy.HardRequirement), host(7)},
 		{"abi9", input(policy.HardRequirement), host(9)},
 		{"abi2_best_effort", input(policy.BestEffort), host(2)},
+		{"namespace", func() Input { i := input(policy.HardRequirement); i.Network = VethNetwork; return i }(), host(7)},
+		{"userns", func() Input { i := input(policy.HardRequirement); i.Network = UserNetwork; return i }(), host(7)},
 		{"gate_left_out", func() Input { i := input(policy.HardRequirement); i.Off = WallGate; return i }(), host(7)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -77,6 +79,13 @@ func TestBuildRefuses(t *testing.T) {
 	noNotify.SeccompNotify = probe.SeccompNotify{Why: "blocked"}
 	yama := host(7)
 	yama.ProcMem, yama.Yama = false, 3
+	tried := func(n Network) Input {
+		in := input(policy.HardRequirement)
+		in.Network, in.Tried = n, true
+		return in
+	}
+	works := host(7)
+	works.NetNS, works.UserNet = probe.Trial{Works: true}, probe.Trial{Works: true}
 	for _, tt := range []struct {
 		name string
 		in   Input
@@ -90,6 +99,10 @@ func TestBuildRefuses(t *testing.T) {
 		{"ABI 2, hard", input(policy.HardRequirement), host(2), "truncate"},
 		{"ABI 1, best effort", input(policy.BestEffort), host(1), ""},
 		{"ABI 6, hard", input(policy.HardRequirement), host(6), ""},
+		{"no network namespace", tried(VethNetwork), host(7), "no network namespace can be made"},
+		{"no user namespace", tried(UserNetwork), host(7), "no user namespace can be had"},
+		{"network namespace", tried(VethNetwork), works, ""},
+		{"user namespace", tried(UserNetwork), works, ""},
 	} {
 		_, err := Build(tt.in, tt.f)
 		var refused *RefusedError

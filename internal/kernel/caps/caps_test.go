@@ -223,6 +223,58 @@ func TestDropTo_refused(t *testing.T) {
 	})
 }
 
+// A user who was lent capabilities, ambient ones included, gives up all of them
+// and stays who it is.
+func TestShed(t *testing.T) {
+	requireNoCgo(t)
+	if os.Getenv("SALLYPORT_TESTKIT_CHILD") == "" { // the child has lost root already
+		testkit.Require(t, testkit.Root())
+	}
+	lent := uint64(1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_NET_ADMIN)
+	for name, more := range map[string]uint64{"two": 0, "with setpcap": 1 << unix.CAP_SETPCAP} {
+		t.Run(name, func(t *testing.T) {
+			testkit.RunInSubprocess(t, func(t *testing.T) {
+				before, err := Read()
+				if err != nil || before.Effective != lent|more || before.Ambient != lent|more {
+					t.Fatalf("control: sets %+v, %v", before, err)
+				}
+				release := busyThreads(t, 3)
+				if err := Shed(); err != nil {
+					t.Fatal(err)
+				}
+				release()
+				after, err := Read()
+				if err != nil || after.Effective|after.Permitted|after.Inheritable|after.Ambient != 0 {
+					t.Errorf("sets %+v, %v", after, err)
+				}
+				if more != 0 && after.Bounding != 0 {
+					t.Errorf("bounding set %#x with CAP_SETPCAP", after.Bounding)
+				}
+				if os.Getuid() != testkit.NobodyID {
+					t.Errorf("uid %d", os.Getuid())
+				}
+				if err := unix.Unshare(unix.CLONE_NEWNET); !errors.Is(err, unix.EPERM) {
+					t.Errorf("a namespace after all: %v", err)
+				}
+			}, func(cmd *exec.Cmd) error {
+				dir, err := testkit.PublicDir(t)
+				if err != nil {
+					return err
+				}
+				if cmd.Path, err = testkit.CopyExecutable(dir, cmd.Path); err != nil {
+					return err
+				}
+				cmd.SysProcAttr.Credential = &syscall.Credential{Uid: testkit.NobodyID, Gid: testkit.NobodyID}
+				cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN}
+				if more != 0 {
+					cmd.SysProcAttr.AmbientCaps = append(cmd.SysProcAttr.AmbientCaps, unix.CAP_SETPCAP)
+				}
+				return nil
+			})
+		})
+	}
+}
+
 // TestProve shows that a process which still is root is found out.
 func TestProve(t *testing.T) {
 	testkit.Require(t, testkit.Root())

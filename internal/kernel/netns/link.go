@@ -54,6 +54,17 @@ func (n *Namespace) Connect() (Link, error) {
 	return l, nil
 }
 
+// Try makes a veth pair with both ends in n, to see whether it can be done.
+func (n *Namespace) Try() error {
+	return n.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "try0"
+		pair := netlink.NewVeth(attrs)
+		pair.PeerName = "try1"
+		return step("making a veth pair", netlink.LinkAdd(pair))
+	})
+}
+
 // claim makes the pair under the name of a free range. Of two that want the same
 // range one gets the name; the other takes the next.
 func (n *Namespace) claim() (Link, netlink.Link, error) {

@@ -98,15 +98,3 @@ func blockedFrom(from int, refused *[]string) (next int, err error) {
 	k.end(false)
 	return len(trials), nil
 }
-
-// userNS reports whether a child could make a user namespace.
-func userNS() bool {
-	p := &program{calls: []call{{unix.SYS_UNSHARE, [6]uintptr{unix.CLONE_NEWUSER}}}}
-	k, err := start(p, 0)
-	if err != nil {
-		return false
-	}
-	result, err := k.result()
-	k.end(err != nil)
-	return err == nil && result == 0
-}

@@ -41,6 +41,9 @@ type Facts struct {
 	PidfdGetfd     bool `json:"pidfd_getfd"` // from a child
 	UserNS         bool `json:"user_namespaces"`
 
+	NetNS   Trial `json:"network_namespace"`      // with a veth pair and packet rules
+	UserNet Trial `json:"user_network_namespace"` // in a user namespace, without privilege
+
 	CgroupVersion int   `json:"cgroup_version"` // 1, 2; 0 none
 	PIDLimit      int64 `json:"pid_limit"`      // processes that this cgroup may have; -1 no limit
 
@@ -48,6 +51,12 @@ type Facts struct {
 
 	GVisor     bool   `json:"gvisor"`
 	UserKernel string `json:"user_kernel,omitempty"` // name of a kernel that is a program of another one
+}
+
+// Trial is something that works here, or why not.
+type Trial struct {
+	Works bool   `json:"works"`
+	Why   string `json:"why,omitempty"`
 }
 
 // SeccompNotify is what of seccomp user notification works. [Quick] fills in
@@ -96,6 +105,8 @@ var Methods = [...]Method{
 	{"pidfd_open", "called on the same child"},
 	{"pidfd_getfd", "called on the same child"},
 	{"user_namespaces", "a child made one"},
+	{"network_namespace", "a thread made one that ended at once, in it a veth pair with both ends, and the packet rules; else the step that was refused"},
+	{"user_network_namespace", "a child made a user namespace, and with the rights that it gave a network namespace; else the step that was refused"},
 	{"cgroup_version", "kind of file system on /sys/fs/cgroup"},
 	{"pid_limit", "pids.max of this cgroup and those above it, as far as they can be seen"},
 	{"blocked_syscalls", "a child called each with arguments that can have no effect and compared the answer with the kernel's"},

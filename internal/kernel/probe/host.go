@@ -21,7 +21,8 @@ func Host() (Facts, error) {
 	f.ProcMem, f.ProcFD, f.ProcessVMReadv = o.procMem, o.procFD, o.vmReadv
 	f.PidfdOpen, f.PidfdGetfd = o.pidfdOpen, o.pidfdGetfd
 	f.SeccompNotify = o.SeccompNotify
-	f.UserNS = userNS()
+	f.UserNS, f.UserNet = userNS()
+	f.NetNS = netNS()
 	if f.BlockedSyscalls, err = blocked(); err != nil {
 		return f, err
 	}

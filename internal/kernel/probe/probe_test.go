@@ -49,13 +49,31 @@ func TestHost(t *testing.T) {
 	}
 }
 
+// Root can have a network namespace with a pair and rules; the attempt changes
+// nothing here.
+func TestNetNS(t *testing.T) {
+	testkit.Netns(t, func(t *testing.T) {
+		before, err := os.ReadFile("/proc/self/net/dev")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := host(t); !f.NetNS.Works || f.NetNS.Why != "" {
+			t.Errorf("network namespace: %+v", f.NetNS)
+		}
+		after, err := os.ReadFile("/proc/self/net/dev")
+		if err != nil || string(before) != string(after) {
+			t.Errorf("interfaces before and after: %s%s%v", before, after, err)
+		}
+	})
+}
+
 func TestHost_nobody(t *testing.T) {
 	testkit.Nobody(t, func(t *testing.T) {
 		f := host(t)
 		if f.UID == 0 || !f.NoNewPrivs || f.Caps.Effective != 0 || f.Caps.Permitted != 0 {
 			t.Errorf("Host = %+v", f)
 		}
-		if !f.ProcMem || !f.ProcFD || !f.SeccompNotify.NewListener || !f.SeccompNotify.AddFDSend {
+		if !f.ProcMem || !f.ProcFD || !f.SeccompNotify.NewListener || !f.SeccompNotify.AddFDSend || f.NetNS.Works {
 			t.Errorf("without privilege: %+v", f)
 		}
 	})
@@ -123,6 +141,9 @@ func TestProfile(t *testing.T) {
 		want := []string{"pidfd_getfd EPERM", "process_vm_readv EPERM", "kcmp bad system call", "clone3 ENOSYS", "unshare EPERM", "keyctl EACCES"}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("BlockedSyscalls (-want +got):\n%s", d)
+		}
+		if f.NetNS.Works || f.UserNet.Works || f.NetNS.Why == "" || f.UserNet.Why == "" {
+			t.Errorf("namespaces without unshare: %+v, %+v", f.NetNS, f.UserNet)
 		}
 		if f.PidfdGetfd || f.ProcessVMReadv || f.UserNS || !f.ProcMem || !f.PidfdOpen {
 			t.Errorf("Host = %+v", f)
