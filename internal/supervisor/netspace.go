@@ -131,7 +131,7 @@ func cannotIsolate(err error) error {
 
 // patience is how long the proxy may take to answer over the veth pair. It takes
 // microseconds; a firewall that drops lets the time run out.
-const patience = 3 * time.Second
+const patience = 5 * time.Second
 
 // proveReach connects from inside to the proxy, which must work.
 func (s *sandbox) proveReach() error {

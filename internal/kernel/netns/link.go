@@ -45,7 +45,7 @@ func (n *Namespace) Connect() (Link, error) {
 		err = n.Do(func() error { return raiseInside(&l) })
 	}
 	if err == nil {
-		err = await(l.Name)
+		err = awaitUp(l.Name)
 	}
 	if err != nil {
 		netlink.LinkDel(host)
@@ -159,17 +159,17 @@ func raiseInside(l *Link) error {
 			return err
 		}
 	}
-	return await(Inside)
+	return awaitUp(Inside)
 }
 
 // upWithin is how long an interface may take until it sends.
 const upWithin = 3 * time.Second
 
-// await waits until an interface really sends: one that was raised before its
+// awaitUp waits until an interface really sends: one that was raised before its
 // other end drops everything until the kernel's link watch has run, and a lost
 // SYN costs a second. Asking for the one interface makes it run (rtnl_getlink
 // since Linux 6.8); an older kernel takes a moment.
-func await(name string) error {
+func awaitUp(name string) error {
 	for end := time.Now().Add(upWithin); ; time.Sleep(time.Millisecond) {
 		l, err := netlink.LinkByName(name)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +22,7 @@ type Namespace struct {
 	spare chan chan<- func() // threads that wait for their one task
 	end   sync.Once
 	ended chan struct{}
+	idle  []int // threads that end with Close
 }
 
 type job struct {
@@ -38,6 +40,7 @@ func New(spare int) (*Namespace, error) {
 	thread(func() {
 		var err error
 		n.fd, err = unshare()
+		n.idle = append(n.idle, unix.Gettid())
 		ready <- err
 		if err == nil {
 			n.serve()
@@ -50,6 +53,7 @@ func New(spare int) (*Namespace, error) {
 		task := make(chan func(), 1)
 		thread(func() {
 			err := step("entering the network namespace", unix.Setns(n.fd, unix.CLONE_NEWNET))
+			n.idle = append(n.idle, unix.Gettid())
 			ready <- err
 			if err != nil {
 				return
@@ -132,23 +136,37 @@ func (n *Namespace) Go(f func()) error {
 	}
 }
 
-// Close ends the threads that have nothing to do. Tasks that [Namespace.Go]
+// Close ends the threads that have nothing to do, and waits for them if none has
+// been given a task. Tasks that [Namespace.Go]
 // started end by themselves, and the namespace with the last of its processes.
 func (n *Namespace) Close() error {
 	var err error
 	n.end.Do(func() {
 		close(n.ended)
 		err = unix.Close(n.fd)
-		for {
-			select {
-			case task := <-n.spare:
-				close(task)
-			default:
-				return
-			}
+		busy := cap(n.spare) - len(n.spare)
+		for range len(n.spare) {
+			close(<-n.spare)
+		}
+		if busy == 0 {
+			await(n.idle)
 		}
 	})
 	return err
+}
+
+// endWithin is how long an idle thread may take to end.
+const endWithin = 200 * time.Millisecond
+
+// await waits until threads of this process are gone: the runtime ends the
+// thread of a goroutine a moment after it.
+func await(tids []int) {
+	end := time.Now().Add(endWithin)
+	for _, tid := range tids {
+		for unix.Tgkill(unix.Getpid(), tid, 0) == nil && time.Now().Before(end) {
+			time.Sleep(50 * time.Microsecond)
+		}
+	}
 }
 
 // StepError tells which step of making a namespace or a link the kernel
