@@ -10,11 +10,12 @@ type Category string
 
 // The categories, in the order in which they are run and printed.
 const (
-	Sockets   Category = "sockets"
-	Processes Category = "processes"
-	Files     Category = "files"
-	Proxy     Category = "proxy"
-	Walls     Category = "walls"
+	Sockets     Category = "sockets"
+	Processes   Category = "processes"
+	Files       Category = "files"
+	Proxy       Category = "proxy"
+	Credentials Category = "credentials"
+	Walls       Category = "walls"
 )
 
 // Wall names what stops an attack. Those that a test can leave out have the
@@ -114,5 +115,5 @@ func (c Case) patience(races int) time.Duration {
 
 // Cases is the whole table, in the order of its categories.
 func Cases() []Case {
-	return slices.Concat(socketCases(), addressCases(), raceCases(), processCases(), privilegeCases(), fileCases(), proxyCases(), wallCases())
+	return slices.Concat(socketCases(), addressCases(), raceCases(), processCases(), privilegeCases(), fileCases(), proxyCases(), credentialCases(), wallCases())
 }

@@ -35,6 +35,11 @@ func host() int {
 		fmt.Fprintln(os.Stderr, "attack: bug: its own policy:", err)
 		return supervisor.ExitRefused
 	}
+	keys, err := policy.ParseRunConfig("attack-run.yaml", []byte(keyConfig))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "attack: bug: its own run configuration:", err)
+		return supervisor.ExitRefused
+	}
 	spec, err := readSpec(in.Spec)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "attack:", err)
@@ -50,7 +55,7 @@ func host() int {
 	}
 	status, err := supervisor.Run(context.Background(), supervisor.Options{
 		Command: []string{spec.Exe, hidden, "drive", in.Spec},
-		Policy:  p, Workdir: spec.Workdir, Base: os.Environ(),
+		Policy:  p, RunConfig: keys, Workdir: spec.Workdir, Base: os.Environ(),
 		Resolve: in.Resolve, ProxyPort: in.Port, Version: "attack",
 		Stdout: os.Stdout, Stderr: os.Stderr,
 		Note: func(s string) { fmt.Fprintln(os.Stderr, "sallyport:", s) },

@@ -124,7 +124,7 @@ func (r *runner) command(ctx context.Context, path string, off confine.Walls, ex
 	if !r.spec.Inside || !caps.Reaches() { // else the supervisor gives root up itself
 		cmd.SysProcAttr.Credential = r.credential()
 	}
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + r.spec.Workdir, "TMPDIR=" + r.spec.Workdir}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + r.spec.Workdir, "TMPDIR=" + r.spec.Workdir, keyEnv(r.spec.Inside, r.spec.Token)}
 	for _, p := range poison {
 		cmd.Env = append(cmd.Env, p+"="+poisonValue)
 	}

@@ -60,7 +60,7 @@ func (s *scene) policyText(extra ...string) string {
 		say("process: {run_as_user: \"%d\", run_as_group: \"%d\"}", s.agent.uid, s.agent.gid)
 	}
 	say("network_policies:")
-	say("  origin:\n    endpoints:\n      - {host: %s, port: 80}\n      - {host: \"*.wild.attack.test\", port: 80}\n    binaries: [{path: %q}]", originName, s.spec.Exe)
+	say("  origin:\n    endpoints:\n      - {host: %s, port: 80, allow_uninspected_credentials: true}\n      - {host: \"*.wild.attack.test\", port: 80}\n    binaries: [{path: %q}]", originName, s.spec.Exe)
 	say("  tool:\n    endpoints:\n      - {host: %s, port: 80}\n    binaries: [{path: %q}, {path: %q}, {path: %q}]", toolName,
 		filepath.Join(s.spec.Tools, "other"), filepath.Join(s.spec.Workdir, replacedTool), filepath.Join(s.spec.Workdir, deletedTool))
 	say("  refused:\n    endpoints:\n      - {host: %s, port: %d}", selfName, s.port)

@@ -21,6 +21,7 @@ var twins = map[string]func(*agent) error{
 	"own_server": ownServerTwin,
 	"child":      childTwin,
 	"workdir":    workdirTwin,
+	"bound_key":  boundKeyTwin,
 }
 
 // toolTwin uses the destination that only the program `other` may reach.
