@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -118,6 +119,9 @@ func (s *sandbox) sourceOf(from policy.Source) (*source.Source, error) {
 		}
 		read := func(context.Context) ([]byte, error) { return s.o.Keyring(from.Service, from.Account) }
 		return source.Func("keyring "+from.Service+"/"+from.Account, read, from.TTL, time.Now), nil
+	}
+	if os.Getpid() == 1 {
+		return nil, fmt.Errorf("a container's first process reads no commands, because it collects every process that ends; use a file")
 	}
 	path, err := exec.LookPath(from.Command[0])
 	if err == nil {

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -149,14 +150,22 @@ var requests = []request{
 
 // TestCanary lets the agent make all of the requests and then looks for every
 // secret in all that the agent, the servers and sallyport itself hold.
-func TestCanary(t *testing.T) {
+func TestCanary(t *testing.T) { canary(t, nil) }
+
+// TestCanaryUnprivileged is started by the user who the agent is: nothing but the
+// walls keeps the two apart.
+func TestCanaryUnprivileged(t *testing.T) {
+	canary(t, &syscall.Credential{Uid: testkit.NobodyID, Gid: testkit.NobodyID})
+}
+
+func canary(t *testing.T, as *syscall.Credential) {
 	inScene(t, func(t *testing.T, s *scene) {
 		for _, p := range []string{"curl", "python3"} {
 			testkit.Require(t, testkit.Requirement{Name: p, Check: func() error { _, err := exec.LookPath(p); return err }})
 		}
 		secrets := s.keepSecrets(t)
 		s.serveAll(t)
-		r := s.start(t, secrets)
+		r := s.start(t, secrets, as)
 		r.waitFor(t)
 		r.checkRequests(t, secrets)
 		r.scan(t, secrets)
@@ -189,19 +198,11 @@ type run struct {
 	ended   chan struct{}
 }
 
-func (s *scene) start(t *testing.T, secrets map[string]string) *run {
+func (s *scene) start(t *testing.T, secrets map[string]string, as *syscall.Credential) *run {
 	work := s.file("work")
 	fatal(t, os.Mkdir(work, 0o755))
 	fatal(t, os.Chown(work, testkit.NobodyID, testkit.NobodyID))
-	var readable []string
-	for _, d := range strings.Fields("/usr /bin /sbin /lib /lib64 /etc /proc /dev/urandom") {
-		if _, err := os.Stat(d); err == nil {
-			readable = append(readable, d)
-		}
-	}
-	put := strings.NewReplacer("READABLE", strings.Join(readable, ", "), "SECRETS", s.file("secrets"))
-	fatal(t, os.WriteFile(s.file("policy.yaml"), []byte(put.Replace(policyText)), 0o644))
-	fatal(t, os.WriteFile(s.file("run.yaml"), []byte(put.Replace(configText)), 0o644))
+	policy, config := s.write(t, "policy.yaml", policyText), s.write(t, "run.yaml", configText)
 	fatal(t, os.WriteFile(filepath.Join(work, "agent.py"), []byte(agent), 0o644))
 	cases := make([]map[string]any, len(requests))
 	for i, r := range requests {
@@ -211,7 +212,7 @@ func (s *scene) start(t *testing.T, secrets map[string]string) *run {
 	fatal(t, err)
 	fatal(t, os.WriteFile(filepath.Join(work, "cases.json"), b, 0o644))
 
-	args := []string{"run", "--policy", s.file("policy.yaml"), "--config", s.file("run.yaml"), "--workdir", work, "--events", s.file("events.jsonl"),
+	args := []string{"run", "--policy", policy, "--config", config, "--workdir", work, "--events", s.file("events.jsonl"),
 		"--upstream-ca", s.file("ca.pem"), "--env", "HOME=" + work}
 	for _, h := range hosts {
 		if !strings.Contains(h.name, ":") {
@@ -220,6 +221,15 @@ func (s *scene) start(t *testing.T, secrets map[string]string) *run {
 	}
 	r := &run{s: s, work: work, cmd: exec.Command(s.bin, append(args, "--", "python3", "agent.py")...)}
 	r.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "XDG_STATE_HOME=" + s.file("state"), "CALLERS_GOOGLE_KEY=" + secrets["google"]}
+	if as != nil {
+		r.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
+		for _, f := range []string{s.file("events.jsonl"), s.file("state/x")} {
+			fatal(t, os.MkdirAll(filepath.Dir(f), 0o755))
+			fatal(t, os.WriteFile(f, nil, 0o600))
+			fatal(t, os.Chown(f, int(as.Uid), int(as.Gid)))
+		}
+		fatal(t, os.Chown(s.file("state"), int(as.Uid), int(as.Gid)))
+	}
 	stdin, err := r.cmd.StdinPipe()
 	fatal(t, err)
 	out, err := os.Create(s.file("output"))

@@ -114,6 +114,20 @@ func (s *scene) serveAll(t *testing.T) {
 
 func (s *scene) file(name string) string { return filepath.Join(s.dir, name) }
 
+// write writes a document with READABLE and SECRETS filled in.
+func (s *scene) write(t *testing.T, name, text string) string {
+	t.Helper()
+	var readable []string
+	for _, d := range strings.Fields("/usr /bin /sbin /lib /lib64 /etc /proc /dev/urandom") {
+		if _, err := os.Stat(d); err == nil {
+			readable = append(readable, d)
+		}
+	}
+	text = strings.NewReplacer("READABLE", strings.Join(readable, ", "), "SECRETS", s.file("secrets")).Replace(text)
+	fatal(t, os.WriteFile(s.file(name), []byte(text), 0o644))
+	return s.file(name)
+}
+
 // authority is a certificate authority for one test.
 type authority struct {
 	cert *x509.Certificate
