@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -163,14 +162,7 @@ var unsigned = []string{
 // toSign gives the headers of the signature, in order: host, what begins with
 // x-amz-, the type of the body, and what the client had signed.
 func (q *request) toSign(s *signer) [][2]string {
-	host := q.Host
-	if host == "" {
-		host = q.host
-		if q.port != 443 {
-			host += ":" + strconv.Itoa(int(q.port))
-		}
-	}
-	out := [][2]string{{"host", host}}
+	out := [][2]string{{"host", q.URL.Host}} // the Host that is sent, whatever the client has written
 	for name, values := range q.Header {
 		low := strings.ToLower(name)
 		if slices.Contains(unsigned, low) || low == "host" {

@@ -108,6 +108,7 @@ func TestSignAnew(t *testing.T) {
 	in := aws(t, false)
 	const where = "20150830/us-east-1/service/aws4_request"
 	r := outgoing(t, "GET https://example.amazonaws.com/", "", signedBy(idPH, where, "host;x-amz-date"), "X-Amz-Date: 20000101T000000Z", "User-Agent: sdk")
+	r.Host = "EXAMPLE.amazonaws.com:443" // what is sent is the URL's
 	if err := in.Apply(t.Context(), awsEndpoint("sigv4"), "example.amazonaws.com", 443, r); err != nil {
 		t.Fatal(err)
 	}
