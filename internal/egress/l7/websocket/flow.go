@@ -85,7 +85,9 @@ func (f *flow) violated(why *CloseError) {
 // lost ends the relay because this side has ended without a Close. A side that was sent one may.
 func (f *flow) lost(err error) {
 	if f.back.closed.Load() {
-		f.sendClose(f.to, &CloseError{Code: normal})
+		if !f.ended.Load() { // else the other side is being told why
+			f.sendClose(f.to, &CloseError{Code: normal})
+		}
 		return
 	}
 	if errors.Is(err, io.EOF) {
