@@ -25,30 +25,28 @@ type conn interface {
 
 // settle is how long a connection keeps its buffers after an answer, for the
 // next request that is on its way.
-const settle = 2 * time.Second
+const settle = 100 * time.Millisecond
 
 // plain serves HTTP/1 requests one after the other; each is decided anew. early
 // was read from the client already. What it returns is to be done after its
 // buffers are given back.
 func (x *session) plain(early []byte, to target) (next func()) {
-	places := x.requests
+	at := place{of: x.requests}
 	if to.tls {
-		places = x.inspections
+		at.of = x.inspections
 	}
-	select {
-	case places <- struct{}{}:
-		defer func() { <-places }()
-	default:
+	if !at.take() {
 		x.refuse(intent{host: to.host, port: to.port, addr: to.addr, tls: to.tls}, &denial{
-			code: unavailable, reason: "too_many_requests", detail: fmt.Sprintf("%d connections carry HTTP, which is the limit", cap(places)),
+			code: unavailable, reason: "too_many_requests", detail: fmt.Sprintf("%d connections carry HTTP, which is the limit", cap(at.of)),
 		}, formHTTP)
 		return nil
 	}
+	defer at.give()
 	rd := x.newReader(prefixed{bytes.NewReader(early), x.wire})
 	defer func() { x.putReader(rd) }()
 	x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime))
 	for first := true; ; first = false {
-		if (to.tls || !first) && !x.another(&rd) {
+		if (to.tls || !first) && !x.another(&rd, &at) {
 			return nil
 		}
 		b, err := peekHead(rd, x.limits.RequestHead)
@@ -67,6 +65,28 @@ func (x *session) plain(early []byte, to target) (next func()) {
 		if !keep {
 			return after
 		}
+	}
+}
+
+// place is one of a bounded number, held or not.
+type place struct {
+	of   chan struct{}
+	held bool
+}
+
+func (p *place) take() bool {
+	select {
+	case p.of <- struct{}{}:
+		p.held = true
+	default:
+	}
+	return p.held
+}
+
+func (p *place) give() {
+	if p.held {
+		<-p.of
+		p.held = false
 	}
 }
 
@@ -113,17 +133,18 @@ func (x *session) putReader(rd *bufio.Reader) {
 }
 
 // another waits for the next request; it is false if there is none. A
-// connection that is quiet for long has no buffer meanwhile.
-func (x *session) another(rd **bufio.Reader) bool {
+// connection that is quiet for long has neither a buffer nor a place meanwhile.
+func (x *session) another(rd **bufio.Reader, at *place) bool {
 	x.client.SetReadDeadline(time.Now().Add(min(settle, x.limits.KeepAlive)))
 	_, err := (*rd).Peek(1)
 	if errors.Is(err, os.ErrDeadlineExceeded) && x.limits.KeepAlive > settle {
 		x.putReader(*rd)
 		*rd = nil
+		at.give()
 		x.client.SetReadDeadline(time.Now().Add(x.limits.KeepAlive - settle))
 		heard := x.readable()
 		*rd = x.newReader(x.wire)
-		if !heard {
+		if !heard || !at.take() {
 			return false
 		}
 		x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime))

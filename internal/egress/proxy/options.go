@@ -34,7 +34,7 @@ type Options struct {
 // the default.
 type Limits struct {
 	Connections int           // at once; more get 429. Default: what the descriptors allow, at most 16,384
-	Requests    int           // connections that carry plain HTTP, at once; more get 503. Default 512
+	Requests    int           // connections that carry plain HTTP, at once; more get 503. One that waits for its next request does not count. Default 1,024
 	Inspected   int           // connections whose TLS is ended here, at once; more are closed. Default 4,096
 	Streams     int           // requests on one HTTP/2 connection, at once; more wait. Default 128
 	Pooled      int           // idle connections to servers that are kept; the oldest are closed. Default 256
@@ -75,7 +75,7 @@ func (l Limits) withDefaults() (Limits, error) {
 			return l, err
 		}
 	}
-	def(&l.Requests, 512)
+	def(&l.Requests, 1024)
 	def(&l.Inspected, 4096)
 	def(&l.Streams, 128)
 	def(&l.Pooled, 256)
