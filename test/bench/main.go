@@ -57,12 +57,13 @@ func main() {
 	}
 	n := flag.Int("n", 20, "rounds")
 	asJSON := flag.Bool("json", false, "print JSON lines")
+	binary := flag.String("sallyport", "", "measure this binary instead of building one")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "sallyport-bench-")
 	check(err)
 	defer os.RemoveAll(dir)
 	check(os.Chmod(dir, 0o777)) // root's agent is somebody else
-	variants := prepare(dir)
+	variants := prepare(dir, *binary)
 	wanted := func(name string) bool { return flag.NArg() == 0 || slices.Contains(flag.Args(), name) }
 	if wanted("network") {
 		network(dir, filepath.Join(dir, "sallyport"), min(*n, 7))
@@ -80,11 +81,15 @@ func main() {
 }
 
 // prepare builds what is measured and drops the peers that are not installed.
-func prepare(dir string) []variant {
+func prepare(dir, binary string) []variant {
 	sally, limit := filepath.Join(dir, "sallyport"), filepath.Join(dir, "limit")
-	build := exec.Command("go", "build", "-trimpath", "-o", sally, "./cmd/sallyport")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	run(build)
+	if binary != "" {
+		run(exec.Command("cp", binary, sally))
+	} else {
+		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", sally, "./cmd/sallyport")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		run(build)
+	}
 	bwrap := []string{"bwrap", "--unshare-all", "--die-with-parent", "--dev", "/dev", "--proc", "/proc"}
 	for _, p := range policy.Default().Filesystem.ReadOnly { // the same paths as sallyport's default
 		if _, err := os.Stat(p); err == nil && p != "/proc" && !strings.HasPrefix(p, "/dev/") {
@@ -113,8 +118,11 @@ func prepare(dir string) []variant {
 			return false
 		}
 		_, err := exec.LookPath(v.needs)
+		if err == nil {
+			err = exec.Command(v.prefix[0], append(slices.Clone(v.prefix[1:]), "/bin/true")...).Run()
+		}
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "bench: %s is not installed, left out\n", v.name)
+			fmt.Fprintf(os.Stderr, "bench: %s does not run here, left out: %v\n", v.name, err)
 		}
 		return err != nil
 	})
