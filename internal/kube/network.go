@@ -55,7 +55,7 @@ func needsName(n Need) bool {
 func namespaceOf(host string) (string, bool) {
 	parts := strings.Split(host, ".")
 	i := slices.Index(parts, "svc")
-	if i < 2 || !label.MatchString(parts[i-1]) {
+	if i < 2 || !isLabel(parts[i-1]) {
 		return "", false
 	}
 	return parts[i-1], true

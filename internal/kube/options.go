@@ -78,22 +78,25 @@ func (o Options) withDefaults() Options {
 }
 
 var (
-	label    = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	label    = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`) // see isLabel
 	name     = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 	quantity = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$`)
 	image    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@-]*$`)
 	variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
 )
 
+// isLabel tells whether s is a label of RFC 1123, of at most 63 bytes.
+func isLabel(s string) bool { return len(s) <= 63 && label.MatchString(s) }
+
 // validate names every option that Kubernetes or the supervisor would refuse,
 // before anything is printed.
 func (o Options) validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("kube: "+format, args...)) }
-	if !label.MatchString(o.Name) {
+	if !isLabel(o.Name) {
 		bad("name %q: expected at most 63 of a-z, 0-9 and -", o.Name)
 	}
-	if o.Namespace != "" && !label.MatchString(o.Namespace) {
+	if o.Namespace != "" && !isLabel(o.Namespace) {
 		bad("namespace %q: expected at most 63 of a-z, 0-9 and -", o.Namespace)
 	}
 	if o.Secret != "" && (!name.MatchString(o.Secret) || len(o.Secret) > 253) {

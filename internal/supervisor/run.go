@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -63,6 +64,7 @@ type sandbox struct {
 	unix        []gate.Grant
 	publisher   publisher
 	umask       int // the caller's, handed to the agent
+	gcPercent   int // to be set again when the agent runs
 
 	health  health
 	session *event.Session
@@ -76,6 +78,9 @@ type sandbox struct {
 func Run(ctx context.Context, o Options) (int, error) {
 	s := &sandbox{o: o, running: make(chan struct{})}
 	defer s.close()
+	// A start makes little garbage, and collecting it takes as long as the rest.
+	s.gcPercent = debug.SetGCPercent(-1)
+	defer debug.SetGCPercent(s.gcPercent)
 	if err := s.prepare(); err != nil {
 		return exitStatus(err), err
 	}

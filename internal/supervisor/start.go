@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"syscall"
@@ -51,6 +52,7 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, startError(s.o.Command[0], err)
 	}
+	debug.SetGCPercent(s.gcPercent)
 	s.agent = agent
 	s.servers.member = s.member
 	close(s.running)

@@ -1,13 +1,14 @@
 package supervisor
 
 import (
-	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,8 +28,10 @@ type ends struct {
 type trust struct {
 	dir     string
 	lock    *os.File
-	written chan struct{} // closed when the files are there, or err says why not
+	written chan struct{} // closed when the PEM files are there, or err says why not
 	err     error
+	closing atomic.Bool
+	done    chan struct{} // closed when nothing is written any more
 }
 
 // The files. A program that takes further roots gets the authority; one whose
@@ -63,9 +66,11 @@ var systemRoots = []string{
 	"/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
 }
 
-// newTrust makes the directory and writes its files meanwhile.
+// newTrust makes the directory and writes its files meanwhile. Java's comes last
+// and is not waited for: it takes longer than all others, and a Java machine to
+// start takes longer still.
 func newTrust(authority, further []byte) (*trust, error) {
-	t := &trust{written: make(chan struct{})}
+	t := &trust{written: make(chan struct{}), done: make(chan struct{})}
 	var err error
 	for _, parent := range []string{os.Getenv("XDG_RUNTIME_DIR"), os.TempDir(), "/tmp", "/var/tmp", "/dev/shm"} {
 		if parent == "" {
@@ -80,9 +85,14 @@ func newTrust(authority, further []byte) (*trust, error) {
 		return nil, refused("set TMPDIR to a directory that can be written", "a directory for the session's certificate: %w", err)
 	}
 	go func() {
-		defer close(t.written)
-		t.err = t.write(authority, further)
-		removeStale(filepath.Dir(t.dir))
+		defer close(t.done)
+		bundle := roots(authority, further)
+		t.err = errors.Join(t.write(authorityFile, authority), t.write(bundleFile, bundle))
+		close(t.written)
+		if !t.closing.Load() {
+			t.write(keystoreFile, inspect.Keystore(bundle)) // without it, Java trusts nobody: closed, not open
+			removeStale(filepath.Dir(t.dir))
+		}
 	}()
 	return t, nil
 }
@@ -120,23 +130,23 @@ func removeStale(parent string) {
 	}
 }
 
-func (t *trust) write(authority, further []byte) error {
-	var bundle bytes.Buffer
+// roots are the system's, the caller's and the session's in one.
+func roots(authority, further []byte) []byte {
 	for _, name := range append([]string{os.Getenv("SSL_CERT_FILE")}, systemRoots...) {
 		if b, err := os.ReadFile(name); err == nil {
-			bundle.Write(append(b, '\n'))
-			break
+			return slices.Concat(b, []byte{'\n'}, further, authority)
 		}
 	}
-	bundle.Write(further)
-	bundle.Write(authority)
-	var errs error
-	for name, b := range map[string][]byte{
-		authorityFile: authority, bundleFile: bundle.Bytes(), keystoreFile: inspect.Keystore(bundle.Bytes()),
-	} {
-		errs = errors.Join(errs, os.WriteFile(filepath.Join(t.dir, name), b, 0o444))
+	return slices.Concat(further, authority)
+}
+
+// write makes a file that is whole as soon as it has its name.
+func (t *trust) write(name string, b []byte) error {
+	path := filepath.Join(t.dir, name)
+	if err := os.WriteFile(path+".new", b, 0o444); err != nil {
+		return err
 	}
-	return errs
+	return os.Rename(path+".new", path)
 }
 
 // environment is what a program finds its roots by.
@@ -155,7 +165,8 @@ func (t *trust) ready() error {
 }
 
 func (t *trust) close() {
-	<-t.written
+	t.closing.Store(true)
+	<-t.done
 	os.RemoveAll(t.dir)
 	t.lock.Close()
 }

@@ -48,6 +48,7 @@ func TestTrust(t *testing.T) {
 			t.Errorf("%s holds a key, or no certificate", name)
 		}
 	}
+	<-tr.done
 	env := map[string]string{}
 	tr.environment(env)
 	for name, value := range env {

@@ -197,7 +197,7 @@ func fromObject(v *jsonval.Value, o Options) (policy.Operation, error) {
 	return r.operation(o)
 }
 
-var sha256Hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var sha256Hex = regexp.MustCompile(`^[0-9a-f]+$`) // of 64 digits
 
 // extensions reads extensions.persistedQuery: {"version": 1, "sha256Hash": "…"}.
 func (r *request) extensions(v *jsonval.Value) error {
@@ -223,7 +223,7 @@ func (r *request) extensions(v *jsonval.Value) error {
 		return jsonval.Malformedf("persistedQuery has version 1")
 	}
 	var err error
-	if r.hash, err = p.String("sha256Hash"); err == nil && !sha256Hex.MatchString(r.hash) {
+	if r.hash, err = p.String("sha256Hash"); err == nil && (len(r.hash) != 64 || !sha256Hex.MatchString(r.hash)) {
 		err = jsonval.Malformedf("sha256Hash is %.80q, expected 64 hexadecimal digits in lower case", r.hash)
 	}
 	return err

@@ -16,12 +16,21 @@ type Options struct {
 	LooseToolNames bool  // strict_tool_names: false
 }
 
+// form is what a name or a header must look like. The length is apart: counted
+// repetitions are expanded when an expression is compiled, at every start.
+type form struct {
+	chars *regexp.Regexp
+	most  int
+}
+
+func (f form) fits(s string) bool { return len(s) <= f.most && f.chars.MatchString(s) }
+
 // strictTool is what strict_tool_names holds a tool's name to.
-var strictTool = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
+var strictTool = form{regexp.MustCompile(`^[A-Za-z0-9_.-]+$`), 128}
 
 var (
-	sessionID = regexp.MustCompile(`^[\x21-\x7e]{1,512}$`)
-	version   = regexp.MustCompile(`^20[0-9]{2}-[01][0-9]-[0-3][0-9]$`)
+	sessionID = form{regexp.MustCompile(`^[\x21-\x7e]+$`), 512}
+	version   = form{regexp.MustCompile(`^20[0-9][0-9]-[01][0-9]-[0-3][0-9]$`), 10}
 )
 
 // Read returns the calls of a request, none for a GET or a DELETE. r has the method and the query, h the
@@ -83,7 +92,7 @@ func call(m jsonrpc.Message, o Options) (policy.Call, error) {
 	if err := jsonrpc.CheckName("name of the tool", name.Text, 256); err != nil {
 		return c, err
 	}
-	if !o.LooseToolNames && !strictTool.MatchString(name.Text) {
+	if !o.LooseToolNames && !strictTool.fits(name.Text) {
 		return c, jsonval.Malformedf("the name of the tool is %.80q, expected 1 to 128 letters, digits, _ . - (strict_tool_names)", name.Text)
 	}
 	if err := m.Params.Only("params of a tools/call", "name", "arguments", "task", "_meta"); err != nil {
@@ -96,9 +105,9 @@ func call(m jsonrpc.Message, o Options) (policy.Call, error) {
 func checkHeaders(h http.Header) error {
 	for _, c := range []struct {
 		name string
-		form *regexp.Regexp
+		form form
 	}{{"Mcp-Session-Id", sessionID}, {"Mcp-Protocol-Version", version}} {
-		if v := h[c.name]; len(v) > 1 || len(v) == 1 && !c.form.MatchString(v[0]) {
+		if v := h[c.name]; len(v) > 1 || len(v) == 1 && !c.form.fits(v[0]) {
 			return jsonval.Malformedf("the header %s is there %d times, or is not of its form", c.name, len(v))
 		}
 	}

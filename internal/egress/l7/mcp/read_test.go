@@ -140,7 +140,7 @@ func FuzzRead(f *testing.F) {
 		if len(calls) != 1 || calls[0].Method != repeated {
 			t.Fatalf("Read(%q) = %v, want one call of %q", body, calls, repeated)
 		}
-		if (calls[0].Method == "tools/call") != strictTool.MatchString(calls[0].Tool) {
+		if (calls[0].Method == "tools/call") != strictTool.fits(calls[0].Tool) {
 			t.Fatalf("Read(%q) = %+v", body, calls[0])
 		}
 	})
