@@ -64,7 +64,7 @@ func (s *sandbox) serve(ctx context.Context, l *net.TCPListener) error {
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case err != nil && isTemporary(err):
-			// Out of descriptors: the backlog holds the next ones meanwhile.
+			// Out of something: the backlog holds the next ones meanwhile.
 			select {
 			case <-ctx.Done():
 				return nil
@@ -78,9 +78,11 @@ func (s *sandbox) serve(ctx context.Context, l *net.TCPListener) error {
 	}
 }
 
+// isTemporary says that an accept may succeed later. ENOSPC comes from the
+// runtime's poller: the user's epoll watches are used up, which the agent can do.
 func isTemporary(err error) bool {
-	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) ||
-		errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EINTR)
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM) ||
+		errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EINTR)
 }
 
 // survives turns a panic, which is a bug of ours, into the end of one piece of

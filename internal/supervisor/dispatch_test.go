@@ -1,11 +1,28 @@
 package supervisor
 
 import (
+	"net"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"sallyport/internal/event"
 )
+
+// What the agent can use up must not end the accept loop, and with it the sandbox.
+// ENOSPC is the runtime's poller: epoll watches are counted for each user
+// (fs.epoll.max_user_watches), and the agent is the same one.
+func TestAcceptOutlastsScarcity(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ENOSPC, unix.ECONNABORTED} {
+		if err := error(&net.OpError{Op: "accept", Net: "tcp4", Err: errno}); !isTemporary(err) {
+			t.Errorf("%v ends the sandbox", err)
+		}
+	}
+	if err := error(&net.OpError{Op: "accept", Net: "tcp4", Err: unix.EINVAL}); isTemporary(err) {
+		t.Errorf("%v is tried for ever", err)
+	}
+}
 
 // A panic ends the piece of work that it came from, and is told.
 func TestSurvives(t *testing.T) {
