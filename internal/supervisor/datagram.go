@@ -33,7 +33,7 @@ func newStandIn(fd int, answer func([]byte) []byte, closed func()) gate.Datagram
 		defer s.conn.Close()
 		b := make([]byte, maxDatagram)
 		for {
-			n, err := s.conn.Read(b)
+			n, err := gate.Receive(s.conn, b)
 			if err != nil || n == 0 {
 				return
 			}

@@ -30,20 +30,20 @@ func (w *worker) unixDatagram(flags int) verdict {
 	if len(w.g.unix.granted) == 0 {
 		return refuse(unix.EACCES, "unix datagram socket", "the policy lists no socket under sockets.unix")
 	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	ends, err := pair()
 	if err != nil {
 		return fail(errnoOf(err))
 	}
 	if flags&unix.SOCK_NONBLOCK != 0 {
-		unix.SetNonblock(pair[0], true)
+		unix.SetNonblock(ends[0], true)
 	}
-	agent, err := unixConn(pair[1])
+	agent, err := unixConn(ends[1])
 	if err != nil {
-		unix.Close(pair[0])
+		unix.Close(ends[0])
 		return fail(errnoOf(err))
 	}
 	m := &messages{agent: agent}
-	g, tw := w.g, &twin{kind: kindMessage, fd: pair[0], messages: m}
+	g, tw := w.g, &twin{kind: kindMessage, fd: ends[0], messages: m}
 	go func() {
 		defer g.table.forget(tw)
 		m.carry()
@@ -68,7 +68,7 @@ func (m *messages) carry() {
 	defer m.connect(nil)
 	b := make([]byte, maxMessage)
 	for {
-		n, err := m.agent.Read(b)
+		n, err := Receive(m.agent, b)
 		if err != nil || n == 0 {
 			return
 		}

@@ -123,15 +123,15 @@ func (w *worker) standIn(flags int) verdict {
 	if w.g.o.Datagram == nil {
 		return refuse(unix.EACCES, "UDP socket", "only TCP leaves the sandbox, and names are resolved by the proxy")
 	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	ends, err := pair()
 	if err != nil {
 		return fail(errnoOf(err))
 	}
 	if flags&unix.SOCK_NONBLOCK != 0 {
-		unix.SetNonblock(pair[0], true)
+		unix.SetNonblock(ends[0], true)
 	}
-	g, tw := w.g, &twin{kind: kindDatagram, fd: pair[0]}
-	tw.dgram = g.o.Datagram(pair[1], func() { g.table.forget(tw) })
+	g, tw := w.g, &twin{kind: kindDatagram, fd: ends[0]}
+	tw.dgram = g.o.Datagram(ends[1], func() { g.table.forget(tw) })
 	return w.give(tw, flags)
 }
 
