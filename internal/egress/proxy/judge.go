@@ -127,20 +127,31 @@ var overrides = map[string]bool{
 
 // stripOverrides also takes away what a gateway to CGI or WSGI would read as one
 // of the overrides or as a field that frames the message: to such a gateway an
-// underscore in a name is a hyphen.
+// underscore in a name is a hyphen, and to some (lighttpd) every byte that is
+// neither letter nor digit.
 func stripOverrides(h http.Header) {
 	for k := range h {
 		if overrides[k] {
 			delete(h, k)
 			continue
 		}
-		if !strings.Contains(k, "_") {
+		plain := strings.Map(hyphen, k)
+		if plain == k {
 			continue
 		}
-		if name := http.CanonicalHeaderKey(strings.ReplaceAll(k, "_", "-")); overrides[name] || hop[name] || decisive[name] {
+		if name := http.CanonicalHeaderKey(plain); overrides[name] || hop[name] || decisive[name] {
 			delete(h, k)
 		}
 	}
+}
+
+// hyphen gives a hyphen for what is neither letter nor digit.
+func hyphen(c rune) rune {
+	switch {
+	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		return c
+	}
+	return '-'
 }
 
 // decisive are further fields whose meaning a second spelling would put in doubt.

@@ -276,6 +276,8 @@ func TestOverridesAreStripped(t *testing.T) {
 			req.Header.Set(name, "DELETE")
 		}
 		req.Header["X_Http_Method_Override"] = []string{"DELETE"}
+		req.Header["X.http.method.override"] = []string{"DELETE"}
+		req.Header["X-Http+method~override"] = []string{"DELETE"}
 		req.Header["Content_Length"] = []string{"5"}
 		req.Header["X-Kept"] = []string{"yes"}
 		resp, err := w.client(own, h2).Do(req)
@@ -285,7 +287,7 @@ func TestOverridesAreStripped(t *testing.T) {
 		resp.Body.Close()
 		got := <-asked
 		for name := range got {
-			if overrides[name] || strings.Contains(name, "_") {
+			if overrides[name] || strings.ContainsAny(name, "_.+~") {
 				t.Errorf("h2 %v: the server got %s", h2, name)
 			}
 		}
