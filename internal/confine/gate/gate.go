@@ -130,6 +130,9 @@ func New(l *notify.Listener, o Options) *Gate {
 // Run answers calls until the sandbox is empty or Close is called; kernels before
 // Linux 6.11 wait for Close. The error is nil at the end of the sandbox.
 func (g *Gate) Run() error {
+	watched := make(chan struct{})
+	defer close(watched)
+	go closing.watch(watched)
 	thread := g.o.Thread
 	if thread == nil {
 		thread = func(f func()) error { go f(); return nil }
