@@ -54,6 +54,7 @@ func (x *session) ruled(r *request) (verdict, *denial) {
 	}
 	r.about = about
 	stripOverrides(r.Header)
+	stripOverrides(r.Trailer) // some servers put trailers among the header's fields
 	return v, x.offered(r, d)
 }
 

@@ -297,6 +297,27 @@ func TestOverridesAreStripped(t *testing.T) {
 	}
 }
 
+// TestOverridesInTrailers: what is not to be among the fields of a header does not
+// come behind the body either.
+func TestOverridesInTrailers(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy))
+	asked := make(chan http.Header, 1)
+	w.secureWeb(true, func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		asked <- r.Trailer
+	}, "api.example.com:443")
+	req, _ := http.NewRequest("GET", "https://api.example.com/", io.MultiReader(strings.NewReader("body")))
+	req.Trailer = http.Header{"X-Http-Method-Override": {"DELETE"}, "X.original.url": {"/admin"}, "X-Kept": {"yes"}}
+	resp, err := w.client(own, true).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got := <-asked; len(got) != 1 || got.Get("X-Kept") != "yes" {
+		t.Errorf("the server got trailers %v, want X-Kept alone", got)
+	}
+}
+
 // TestOnlyHTTPPasses: an endpoint with rules takes nothing that cannot be read.
 func TestOnlyHTTPPasses(t *testing.T) {
 	w, _ := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.HeadTime = 100 * time.Millisecond })
