@@ -100,6 +100,9 @@ func interfaceCalls(a *agent) {
 			req, at := a.heap.alloc(128) // struct ifreq, rtentry or arpreq
 			copy(req, "lo")
 			_, err = call(unix.SYS_IOCTL, uintptr(fd), request, at)
+			if err == unix.ENOPKG {
+				return &absent{"this kernel was built without bridges"}
+			}
 			return err
 		})
 	}
