@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -115,6 +116,11 @@ func (s *sandbox) keep(caller context.Context) (int, error) {
 	var gateErr, proxyErr error
 	closeGate := func() error { return nil }
 	if s.agent.Listener >= 0 {
+		// The gate's thread waits in the kernel with a P of the scheduler in its
+		// hands until sysmon takes it away, which everybody else would wait for.
+		procs := runtime.GOMAXPROCS(0)
+		runtime.GOMAXPROCS(procs + 1)
+		defer runtime.GOMAXPROCS(procs)
 		g := s.newGate(ctx)
 		closeGate = g.Close
 		s.health.watch(g, s.agent.Listener)

@@ -185,7 +185,8 @@ func (s loadSpec) once() error {
 	}
 	defer c.Close()
 	if s.What == "dial" {
-		return nil
+		// A reset, so that no port stays taken for a minute.
+		return c.(*net.TCPConn).SetLinger(0)
 	}
 	path := "/"
 	if s.What == "bulk" {
@@ -253,8 +254,8 @@ func hold(args []string) error {
 			if conns[i] != nil {
 				// A request whose answer is awaited: the way to the origin stands.
 				fmt.Fprintf(conns[i], "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", host)
-				var b [4]byte
-				if _, err := io.ReadFull(conns[i], b[:]); err != nil {
+				var b [12]byte
+				if _, err := io.ReadFull(conns[i], b[:]); err != nil || string(b[:]) != "HTTP/1.1 200" {
 					conns[i] = nil
 				}
 			}
