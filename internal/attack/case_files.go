@@ -9,6 +9,8 @@ func fileCases() []Case {
 	}
 	shared := by(WallFilter, "ENOSYS", "EPERM", "EACCES")
 	device := c("device_ioctl", "send commands to devices", deviceIoctl, by(WallFiles, "ENOENT"), shared)
+	truncate := c("truncate_outside", "empty a file outside without opening it", truncateOutside)
+	truncate.needs = []need{landlockABI(3)}
 	device.needs = []need{landlockABI(5)}
 	missing := c("missing_path", "profit from a policy path that does not exist: the others must not be void", readOutside)
 	missing.group = "missing"
@@ -19,6 +21,7 @@ func fileCases() []Case {
 	return []Case{
 		c("read_outside", "read a file outside by every call, path and link", readOutside, by(WallFiles, "ELOOP")),
 		c("write_outside", "write, append to, create and empty files outside", writeOutside),
+		truncate,
 		c("make_outside", "make directories, nodes and links outside", makeOutside),
 		c("remove_outside", "remove files and directories outside", removeOutside),
 		c("rename_across", "move files across the border, exchange them, white them out", renameAcross),

@@ -127,7 +127,6 @@ func writeOutside(a *agent) {
 	open("create_exclusive", "new2", unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
 	open("empty_on_open", fileVictim, unix.O_RDONLY|unix.O_TRUNC)
 	open("temporary", ".", unix.O_RDWR|unix.O_TMPFILE)
-	a.try("truncate", func() error { return unix.Truncate(a.own(fileVictim), 1) })
 	a.try("creat", func() error {
 		_, err := unix.Open(a.own("new3"), unix.O_CREAT|unix.O_WRONLY|unix.O_TRUNC, 0o600)
 		return err
@@ -136,6 +135,10 @@ func writeOutside(a *agent) {
 		os.Symlink(a.own("new4"), a.work("link"))
 		return os.WriteFile(a.work("link"), []byte("spoiled"), 0o600)
 	})
+}
+
+func truncateOutside(a *agent) {
+	a.try("truncate", func() error { return unix.Truncate(a.own(fileVictim), 1) })
 }
 
 func makeOutside(a *agent) {

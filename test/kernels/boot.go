@@ -37,7 +37,27 @@ func guestFiles(dir string) (string, error) {
 			return "", err
 		}
 	}
+	if err := shell(filepath.Join(root, "bin")); err != nil {
+		return "", err
+	}
 	return pack(root, filepath.Join(dir, "initrd"))
+}
+
+// shell gives the guest the few programs that cases of the suite execute.
+func shell(bin string) error {
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		return fmt.Errorf("busybox-static is needed: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(bin, "busybox"), busybox, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"sh", "true", "cat"} {
+		if err := os.Symlink("busybox", filepath.Join(bin, name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pack writes the tree as the kernel wants it, newc of cpio(5).
@@ -79,7 +99,7 @@ func boot(ctx context.Context, image, initrd, param string) (said, error) {
 	}
 	defer os.Remove(console.Name())
 	defer console.Close()
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "2048",
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "4096",
 		"-nodefaults", "-display", "none", "-nic", "none", "-no-reboot",
 		"-serial", "file:"+console.Name(), "-serial", "file:"+port.Name(),
 		"-kernel", image, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 rdinit=/init "+param)

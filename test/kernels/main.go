@@ -6,7 +6,7 @@
 //	go run ./test/kernels              # all kernels of the table
 //	go run ./test/kernels bookworm     # one of them
 //
-// It needs Debian's packages qemu-system-x86, cpio and dpkg. Kernels are kept below
+// It needs Debian's packages qemu-system-x86, cpio, dpkg and busybox-static. Kernels are kept below
 // $XDG_CACHE_HOME/sallyport/kernels.
 package main
 

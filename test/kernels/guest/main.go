@@ -57,6 +57,10 @@ func live() error {
 			}
 		}
 	}
+	// A case of the suite starts ten thousand processes.
+	if err := unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 60000, Max: 60000}); err != nil {
+		return fmt.Errorf("limit of processes: %w", err)
+	}
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {
 		err = netlink.LinkSetUp(lo)
