@@ -28,18 +28,18 @@ func fetch(ctx context.Context, suite, dir string) (string, error) {
 	if _, err := a.run("apt-get", "update"); err != nil {
 		return "", err
 	}
-	depends, err := a.run("apt-cache", "depends", "--important", metapackage)
+	name, err := a.dependency(metapackage, "linux-image-")
+	if err == nil && name == "" {
+		err = fmt.Errorf("%s: %s depends on no kernel", suite, metapackage)
+	}
 	if err != nil {
 		return "", err
 	}
-	name := ""
-	for f := range strings.FieldsSeq(depends) {
-		if strings.HasPrefix(f, "linux-image-") && f != metapackage {
-			name = f
-		}
-	}
-	if name == "" {
-		return "", fmt.Errorf("%s: %s depends on no kernel", suite, metapackage)
+	// Newer suites have the image in a package of its own.
+	if binary, err := a.dependency(name, "linux-binary-"); err != nil {
+		return "", err
+	} else if binary != "" {
+		name = binary
 	}
 	if _, err := a.run("apt-get", "download", name); err != nil {
 		return "", err
@@ -89,6 +89,17 @@ func newApt(ctx context.Context, suite, dir string) (*apt, error) {
 	return a, nil
 }
 
+// dependency is what a package depends on whose name begins so, or nothing.
+func (a *apt) dependency(of, prefix string) (string, error) {
+	depends, err := a.run("apt-cache", "depends", "--important", of)
+	for f := range strings.FieldsSeq(depends) {
+		if strings.HasPrefix(f, prefix) && f != of {
+			return f, err
+		}
+	}
+	return "", err
+}
+
 func (a *apt) run(program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(a.ctx, program, append(a.options[:len(a.options):len(a.options)], args...)...)
 	cmd.Dir = a.state
@@ -111,9 +122,12 @@ func (a *apt) unpack() (string, error) {
 		return "", fmt.Errorf("dpkg-deb: %w: %s", err, out)
 	}
 	images, _ := filepath.Glob(filepath.Join(tree, "boot", "vmlinuz-*"))
+	if len(images) == 0 {
+		images, _ = filepath.Glob(filepath.Join(tree, "usr", "lib", "modules", "*", "vmlinuz"))
+	}
 	if len(images) != 1 {
 		return "", fmt.Errorf("%s holds %d kernels, expected one", filepath.Base(debs[0]), len(images))
 	}
-	to := filepath.Join(a.dir, filepath.Base(images[0]))
+	to := filepath.Join(a.dir, "vmlinuz-"+filepath.Base(debs[0]))
 	return to, os.Rename(images[0], to)
 }

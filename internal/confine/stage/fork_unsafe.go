@@ -169,16 +169,23 @@ func reap(agent uintptr, status *uint32) bool {
 // its own it has no descendants, and killing what is its child, again and again,
 // reaches the whole tree. Where the signal scope of its Landlock domain was
 // proved, kill(-1) does it in one call that no fork can outrun; that call looks
-// at every process of the host, so it is not made for nobody.
+// at every process of the host, so it is not made for nobody, nor anew for each
+// of many that are dying.
 //
 //go:nosplit
 //go:norace
 func killAll(p *program) {
-	for flags := uintptr(unix.WNOHANG); !childless(flags); flags = 0 {
+	for !childless(unix.WNOHANG) {
+		n := uintptr(1024)
 		if p.scoped {
 			syscall.RawSyscall(unix.SYS_KILL, ^uintptr(0), uintptr(syscall.SIGKILL), 0)
 		} else {
-			killChildren(p)
+			n = max(killChildren(p), 1)
+		}
+		for ; n > 0; n-- {
+			if childless(0) {
+				return
+			}
 		}
 	}
 }
@@ -194,14 +201,15 @@ func childless(flags uintptr) bool {
 	return e == syscall.ECHILD
 }
 
-// killChildren kills the children that /proc/thread-self/children lists.
+// killChildren kills the children that /proc/thread-self/children lists, and
+// returns how many.
 //
 //go:nosplit
 //go:norace
-func killChildren(p *program) {
+func killChildren(p *program) (killed uintptr) {
 	fd, _, e := syscall.RawSyscall6(unix.SYS_OPENAT, atFDCWD, uintptr(unsafe.Pointer(&p.childrenPath[0])), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
 	if e != 0 {
-		return
+		return 0
 	}
 	pid := uintptr(0)
 	for {
@@ -216,11 +224,13 @@ func killChildren(p *program) {
 			}
 			if pid > 1 {
 				syscall.RawSyscall(unix.SYS_KILL, pid, uintptr(syscall.SIGKILL), 0)
+				killed++
 			}
 			pid = 0
 		}
 	}
 	syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+	return killed
 }
 
 const atFDCWD = ^uintptr(99) // AT_FDCWD, -100
