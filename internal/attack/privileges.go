@@ -266,6 +266,9 @@ func overwriteExe(a *agent) {
 	}
 	a.try("write", func() error { return open(exe, unix.O_WRONLY) })
 	a.try("truncate", func() error {
+		if err := landlockABI(3).check(); err != nil {
+			return &absent{err.Error()} // as truncate_outside
+		}
 		if !a.Inside {
 			return open(exe, unix.O_WRONLY)
 		}
