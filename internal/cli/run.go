@@ -96,11 +96,13 @@ func newRun(s Streams) *cobra.Command {
 func run(cmd *cobra.Command, s Streams, f runFlags, command []string) error {
 	out := personOn(s.Err)
 	note := func(text string) { sayf(out, "%s", text) }
-	if o, err := f.options(io.Discard); err == nil {
-		o.Note = note
-		if err := supervisor.ExecAsAgent(o, os.Args, os.Environ()); err != nil {
-			return exitError(err)
+	if supervisor.MustExecAsAgent() {
+		o, err := f.options(io.Discard) // the new program says what is to be said
+		if err != nil {
+			return err
 		}
+		o.Note = note
+		return exitError(supervisor.ExecAsAgent(o, os.Args, os.Environ()))
 	}
 	o, err := f.options(out)
 	if err != nil {

@@ -226,14 +226,14 @@ func (s *sandbox) becomeAgent() error {
 	return nil
 }
 
-// ExecAsAgent starts this program anew as the agent's identity, where root
-// started it and the program has threads that root cannot be taken from. It does
-// nothing in any other case. argv and env are the process's own. What root alone
+// MustExecAsAgent tells whether root started this program and the program has
+// threads that root cannot be taken from.
+func MustExecAsAgent() bool { return os.Geteuid() == 0 && !caps.Reaches() }
+
+// ExecAsAgent starts this program anew as the agent's identity, for one that
+// MustExecAsAgent is true of. argv and env are the process's own. What root alone
 // can read is out of reach then: an error says so.
 func ExecAsAgent(o Options, argv, env []string) error {
-	if os.Geteuid() != 0 || caps.Reaches() {
-		return nil
-	}
 	who, err := agentOfRoot(o.Policy)
 	if err != nil {
 		return err
