@@ -151,19 +151,9 @@ func object(what, text string) (*jsonval.Value, error) {
 }
 
 func fromBody(body []byte, o Options) ([]policy.Operation, error) {
-	v, err := jsonval.Read(body, jsonval.Limits{})
+	batch, err := jsonval.Batch(body, "GraphQL", "requests", o.MaxBatch)
 	if err != nil {
 		return nil, err
-	}
-	batch := []jsonval.Value{*v}
-	if v.Kind == jsonval.Array {
-		batch = v.Items
-	}
-	switch {
-	case len(batch) == 0:
-		return nil, jsonval.Malformedf("the GraphQL batch is empty")
-	case len(batch) > o.MaxBatch:
-		return nil, &jsonval.TooLarge{What: "requests in a batch", Limit: int64(o.MaxBatch)}
 	}
 	ops := make([]policy.Operation, len(batch))
 	for i := range batch {

@@ -74,19 +74,9 @@ func Messages(body []byte, o Options) ([]Message, error) {
 	if int64(len(body)) > o.MaxBody {
 		return nil, &jsonval.TooLarge{What: "bytes of JSON-RPC", Limit: o.MaxBody}
 	}
-	v, err := jsonval.Read(body, jsonval.Limits{})
+	batch, err := jsonval.Batch(body, "JSON-RPC", "calls", o.MaxBatch)
 	if err != nil {
 		return nil, err
-	}
-	batch := []jsonval.Value{*v}
-	if v.Kind == jsonval.Array {
-		batch = v.Items
-	}
-	switch {
-	case len(batch) == 0:
-		return nil, jsonval.Malformedf("the JSON-RPC batch is empty")
-	case len(batch) > o.MaxBatch:
-		return nil, &jsonval.TooLarge{What: "calls in a batch", Limit: int64(o.MaxBatch)}
 	}
 	messages := make([]Message, len(batch))
 	for i := range batch {
