@@ -16,10 +16,19 @@ import (
 const leakWait = 2 * time.Second
 
 // NoLeaks fails the test if, at its end, it has left processes or files of ours
-// in the temporary directory. Orphans of children are seen too: this process
-// becomes their reaper.
+// in the temporary directory, which is this test's own from here on: what other
+// tests leave there meanwhile is theirs. Orphans of children are seen too: this
+// process becomes their reaper.
 func NoLeaks(t testing.TB) {
 	t.Helper()
+	dir, err := PublicDir(t)
+	if err == nil {
+		err = os.Chmod(dir, 0o1777)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", dir)
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		t.Fatal(err)
 	}

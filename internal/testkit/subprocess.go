@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,7 +27,8 @@ const subprocessLimit = 3 * time.Minute
 // RunInSubprocess runs f in a copy of the test binary that runs nothing but
 // this test, because what f does cannot be undone: it restricts the process,
 // kills it, or changes who it is. A failure there is a failure here. The
-// options change the child before it starts.
+// options change the child before it starts, and what they do to their thread
+// the child inherits.
 func RunInSubprocess(t *testing.T, f func(t *testing.T), options ...func(*exec.Cmd) error) {
 	t.Helper()
 	if os.Getenv(childVar) == t.Name() {
@@ -46,12 +48,14 @@ func RunInSubprocess(t *testing.T, f func(t *testing.T), options ...func(*exec.C
 	cmd.WaitDelay = time.Second
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	for _, o := range options {
-		if err := o(cmd); err != nil {
-			t.Fatal(err)
+	err = onOwnThread(func() error {
+		for _, o := range options {
+			if err := o(cmd); err != nil {
+				return err
+			}
 		}
-	}
-	err = cmd.Run()
+		return cmd.Run()
+	})
 	switch said := out.String(); {
 	case err != nil:
 		t.Errorf("in the subprocess: %v\n%s", err, said)
@@ -62,6 +66,23 @@ func RunInSubprocess(t *testing.T, f func(t *testing.T), options ...func(*exec.C
 	default:
 		t.Logf("in the subprocess:\n%s", said) // with -v: what was skipped there
 	}
+}
+
+// onOwnThread runs f on a thread that ends with it, so that what f does to its
+// thread stays with the children it starts. It is never the first thread, which
+// /proc/self describes and which cannot end.
+func onOwnThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			done <- onOwnThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- f()
+	}()
+	return <-done
 }
 
 // pattern selects exactly one test, subtests included.
@@ -81,17 +102,12 @@ const NobodyID = 65534
 // is somebody without privilege already.
 func Nobody(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	confined := func(t *testing.T) {
-		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-			t.Fatal(err)
-		}
-		f(t)
-	}
+	noNewPrivs := func(*exec.Cmd) error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }
 	if os.Geteuid() != 0 {
-		RunInSubprocess(t, confined)
+		RunInSubprocess(t, f, noNewPrivs)
 		return
 	}
-	RunInSubprocess(t, confined, func(cmd *exec.Cmd) error {
+	RunInSubprocess(t, f, noNewPrivs, func(cmd *exec.Cmd) error {
 		dir, err := PublicDir(t)
 		if err != nil {
 			return err
