@@ -14,32 +14,23 @@ import (
 	"sallyport/internal/supervisor"
 )
 
-// maxPolicy and maxSecret are in bytes; a ConfigMap and a Secret hold 1 MiB.
-const (
-	maxPolicy = 256 << 10
-	maxSecret = 1 << 20
-)
+// maxSecret is in bytes; a Secret holds 1 MiB.
+const maxSecret = 1 << 20
 
-// loadPolicy reads the policy and refuses what this build cannot enforce. No
+// loadPolicy reads the policy into o and has the supervisor follow its file. No
 // file means no policy, and the supervisor takes its default.
-func loadPolicy(file string) (*policy.Policy, []policy.Warning, error) {
+func loadPolicy(file string, o *supervisor.Options) (warnings []policy.Warning, err error) {
 	if file == "" {
-		return nil, nil, nil
+		return nil, nil
 	}
-	src, err := readFile(file, maxPolicy)
-	if err != nil {
-		return nil, nil, refuse("is it in the ConfigMap, and the ConfigMap mounted there?", "policy: %w", err)
+	if o.Document, err = readFile(file, policy.MaxSize); err != nil {
+		return nil, refuse("is it in the ConfigMap, and the ConfigMap mounted there?", "policy: %w", err)
 	}
-	p, warnings, err := policy.Parse(file, src)
-	if err == nil {
-		if errs := policy.Unenforceable(p, supervisor.Features()); len(errs) > 0 {
-			err = errs
-		}
+	if o.Policy, warnings, err = supervisor.ReadPolicy(file, o.Document); err != nil {
+		return warnings, refuse("sallyport policy check FILE shows the place", "policy: %w", err)
 	}
-	if err != nil {
-		return nil, warnings, refuse("sallyport policy check FILE shows the place", "policy: %w", err)
-	}
-	return p, warnings, nil
+	o.PolicyFile = file
+	return warnings, nil
 }
 
 // loadRun reads the document that names providers; no file means none.
@@ -47,7 +38,7 @@ func loadRun(file string) (*policy.RunConfig, error) {
 	if file == "" {
 		return nil, nil
 	}
-	src, err := readFile(file, maxPolicy)
+	src, err := readFile(file, policy.MaxSize)
 	if err != nil {
 		return nil, refuse("is it in the ConfigMap, and the ConfigMap mounted there?", "run: %w", err)
 	}

@@ -97,36 +97,33 @@ func version() string {
 func run(ctx context.Context, s Streams, c Config, command, environ []string) (int, error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	p, err := c.check(s)
-	if err != nil {
+	h, l := &health{}, &log{people: s.Err, failed: stop, lines: map[string]*os.File{"stdout": s.Out, "stderr": s.Err}[c.Events]}
+	o := supervisor.Options{
+		Command: command, UpstreamCA: c.UpstreamCA, Workdir: c.Workdir, Env: c.Env, Base: environ, Version: version(), Events: c.eventsFile(),
+		// one stream for all that the agent says: the other is ours alone
+		Stdin: s.In, Stdout: s.Out, Stderr: s.Out,
+		Note:  func(text string) { say(s.Err, "%s", text) },
+		Event: l.event,
+	}
+	if err := c.check(s, &o); err != nil {
 		return 0, err
 	}
-	providers, err := loadRun(c.Run)
-	if err != nil {
+	var err error
+	if o.RunConfig, err = loadRun(c.Run); err != nil {
 		return 0, err
 	}
-	h := &health{}
 	closeHealth, err := serveHealth(c.Health, h)
 	if err != nil {
 		return 0, err
 	}
 	defer closeHealth()
-	l := &log{people: s.Err, failed: stop}
-	o := supervisor.Options{
-		Command: command, Policy: p, RunConfig: providers, UpstreamCA: c.UpstreamCA, Workdir: c.Workdir, Env: c.Env, Base: environ, Version: version(), Events: c.eventsFile(),
-		// one stream for all that the agent says: the other is ours alone
-		Stdin: s.In, Stdout: s.Out, Stderr: s.Out,
-		Note:  func(text string) { say(s.Err, "%s", text) },
-		Event: l.event,
-		Started: func(held func() error) {
-			h.started(held)
-			say(s.Err, "the agent runs (policy: %s)", source(p))
-		},
+	o.Started = func(held func() error) {
+		h.started(held)
+		say(s.Err, "the agent runs (policy: %s)", source(o.Policy))
 	}
-	if p == nil || p.NetworkEnforcement == policy.ModeUnset {
+	if o.Policy == nil || o.Policy.NetworkEnforcement == policy.ModeUnset {
 		o.Mode = policy.Platform // what a pod without privilege can have
 	}
-	l.lines = map[string]*os.File{"stdout": s.Out, "stderr": s.Err}[c.Events]
 	late := c.endAfterGrace(ctx, stop)
 	code, err := supervisor.Run(ctx, o)
 	killed := late()
@@ -154,14 +151,15 @@ func (c Config) eventsFile() string {
 	return ""
 }
 
-// check looks at everything that the configuration names.
-func (c Config) check(s Streams) (*policy.Policy, error) {
-	p, warnings, err := loadPolicy(c.Policy)
+// check looks at everything that the configuration names, and puts the policy
+// into o.
+func (c Config) check(s Streams, o *supervisor.Options) error {
+	warnings, err := loadPolicy(c.Policy, o)
 	for _, w := range warnings {
 		say(s.Err, "warning: %s", w)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	private := c.Private
 	for _, own := range []string{c.Secrets, c.eventsFile()} {
@@ -170,15 +168,15 @@ func (c Config) check(s Streams) (*policy.Policy, error) {
 		}
 	}
 	for _, step := range []func() error{
-		func() error { return checkPrivate(private, c.Workdir, p) },
+		func() error { return checkPrivate(private, c.Workdir, o.Policy) },
 		func() error { return checkSecrets(c.Secrets) },
-		func() error { return checkWorkdir(c.Workdir, p) },
+		func() error { return checkWorkdir(c.Workdir, o.Policy) },
 	} {
 		if err := step(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // endAfterGrace ends the sandbox when the agent has not ended in time after
