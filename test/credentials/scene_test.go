@@ -11,17 +11,10 @@ package credentials
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"io"
-	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -31,7 +24,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"sallyport/internal/testkit"
 )
@@ -75,7 +67,7 @@ func unique(prefix string) string {
 type scene struct {
 	dir, bin string
 	n        *testkit.Neighbour
-	ca       *authority
+	ca       *testkit.Authority
 	servers  map[string]*server
 }
 
@@ -84,13 +76,13 @@ func inScene(t *testing.T, f func(t *testing.T, s *scene)) {
 	testkit.WithNeighbour(t, func(t *testing.T, n *testkit.Neighbour) {
 		dir, err := testkit.PublicDir(t)
 		fatal(t, err)
-		s := &scene{dir: dir, bin: filepath.Join(dir, "sallyport"), n: n, ca: newAuthority(t), servers: map[string]*server{}}
+		s := &scene{dir: dir, bin: filepath.Join(dir, "sallyport"), n: n, ca: testkit.NewAuthority(t), servers: map[string]*server{}}
 		cmd := exec.Command("go", "build", "-o", s.bin, "sallyport/cmd/sallyport")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("building: %v\n%s", err, out)
 		}
-		fatal(t, os.WriteFile(s.file("ca.pem"), s.ca.pem, 0o644))
+		fatal(t, os.WriteFile(s.file("ca.pem"), s.ca.PEM, 0o644))
 		f(t, s)
 	}, ownAddr, addresses()...)
 }
@@ -128,39 +120,6 @@ func (s *scene) write(t *testing.T, name, text string) string {
 	return s.file(name)
 }
 
-// authority is a certificate authority for one test.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pem  []byte
-}
-
-func newAuthority(t *testing.T) *authority {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	fatal(t, err)
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test root"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	fatal(t, err)
-	cert, err := x509.ParseCertificate(der)
-	fatal(t, err)
-	return &authority{cert, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
-}
-
-func (a *authority) leaf(t *testing.T, name string) tls.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	fatal(t, err)
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, &key.PublicKey, a.key)
-	fatal(t, err)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
 // server is one origin. It keeps every byte that it got, TLS taken off, and the
 // requests as it understood them.
 type server struct {
@@ -191,12 +150,11 @@ func (s *scene) serve(t *testing.T, name, addr string, secure bool, h http.Handl
 	if secure {
 		port = "443"
 	}
-	var l net.Listener = s.n.Listen(t, net.JoinHostPort(addr, port))
+	l := s.n.Listen(t, net.JoinHostPort(addr, port))
 	if secure {
-		cert := s.ca.leaf(t, name)
-		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}})
+		l = testkit.Secure(l, s.ca.Leaf(t, name))
 	}
-	srv := &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	testkit.Serve(t, recorded{l, v}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		var b strings.Builder
@@ -207,16 +165,7 @@ func (s *scene) serve(t *testing.T, name, addr string, secure bool, h http.Handl
 		v.requests = append(v.requests, b.String())
 		v.mu.Unlock()
 		h(w, r.WithContext(context.WithValue(r.Context(), serverKey{}, v)))
-	})}
-	if secure {
-		var p http.Protocols
-		p.SetHTTP1(true)
-		p.SetHTTP2(true)
-		srv.Protocols = &p
-	}
-	done := make(chan struct{})
-	go func() { srv.Serve(recorded{l, v}); close(done) }()
-	t.Cleanup(func() { srv.Close(); <-done })
+	}))
 	return v
 }
 

@@ -3,23 +3,13 @@ package programs
 import (
 	"archive/zip"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"io"
-	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/cgi"
@@ -27,70 +17,55 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
-	"time"
 
 	"sallyport/internal/testkit"
 )
 
-// authority is a certificate authority for one test.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pem  []byte
+// visits are the requests that an origin got: method, path and query.
+type visits struct {
+	mu   sync.Mutex
+	list []string
 }
 
-func newAuthority(t *testing.T) *authority {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	fatal(t, err)
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test root"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	fatal(t, err)
-	cert, err := x509.ParseCertificate(der)
-	fatal(t, err)
-	return &authority{cert, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
+func (v *visits) add(r *http.Request) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.list = append(v.list, r.Proto+" "+r.Method+" "+r.RequestURI)
 }
 
-func (a *authority) leaf(t *testing.T, names ...string) tls.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	fatal(t, err)
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, &key.PublicKey, a.key)
-	fatal(t, err)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+// take gives what was added since the last time.
+func (v *visits) take() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	l := v.list
+	v.list = nil
+	return l
 }
 
 // serveOrigin serves the same content by HTTP on port 80 and by HTTPS on port
 // 443 of every address given.
-func serveOrigin(t *testing.T, n *testkit.Neighbour, ca *authority, dir string, addrs ...string) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "hello from %s\n", r.Host) })
+func serveOrigin(t *testing.T, n *testkit.Neighbour, ca *testkit.Authority, dir string, addrs ...string) *visits {
+	mux, seen := http.NewServeMux(), &visits{}
+	mux.HandleFunc("/hello", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "hello from %s\n", r.Host) })
 	serveGit(t, mux, dir)
 	serveModules(t, mux)
 	serveNpm(t, mux)
 	serveCrates(t, mux)
-	cert := ca.leaf(t, allowedHost, deniedHost)
+	cert := ca.Leaf(t, allowedHost, deniedHost)
 	for _, addr := range addrs {
-		for _, port := range []string{"80", "443"} {
-			l := n.Listen(t, net.JoinHostPort(addr, port))
-			if port == "443" {
-				l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}})
-			}
-			srv := &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}
-			done := make(chan struct{})
-			go func() { srv.Serve(l); close(done) }()
-			t.Cleanup(func() { srv.Close(); <-done })
-		}
+		testkit.Serve(t, n.Listen(t, net.JoinHostPort(addr, "80")), mux)
+		testkit.Serve(t, testkit.Secure(n.Listen(t, net.JoinHostPort(addr, "443")), cert), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			seen.add(r)
+			mux.ServeHTTP(w, r)
+		}))
 	}
+	return seen
 }
 
-// serveGit makes a repository and serves it by the smart protocol.
+// serveGit makes a repository and serves it by the smart protocol, for pushes
+// too.
 func serveGit(t *testing.T, mux *http.ServeMux, dir string) {
 	backend, err := exec.Command("git", "--exec-path").Output()
 	fatal(t, err)
@@ -109,7 +84,8 @@ func serveGit(t *testing.T, mux *http.ServeMux, dir string) {
 	}
 	mux.Handle("/git/", http.StripPrefix("", &cgi.Handler{
 		Path: strings.TrimSpace(string(backend)) + "/git-http-backend", Root: "/git/",
-		Env: []string{"GIT_PROJECT_ROOT=" + filepath.Join(dir, "git"), "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
+		Env: []string{"GIT_PROJECT_ROOT=" + filepath.Join(dir, "git"), "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=2",
+			"GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*", "GIT_CONFIG_KEY_1=http.receivepack", "GIT_CONFIG_VALUE_1=true"},
 	}))
 }
 
@@ -134,29 +110,93 @@ func serveModules(t *testing.T, mux *http.ServeMux) {
 	serve("v1.0.0.zip", z.Bytes())
 }
 
-// serveNpm is a registry with one package.
+// registry is an npm registry that keeps what is published,
+// github.com/npm/registry/blob/main/docs/REGISTRY-API.md.
+type registry struct {
+	mu       sync.Mutex
+	packages map[string]map[string]any // as they are served, but for where the server is
+	files    map[string][]byte
+}
+
+// serveNpm is a registry with one package to begin with.
 func serveNpm(t *testing.T, mux *http.ServeMux) {
+	g := &registry{packages: map[string]map[string]any{}, files: map[string][]byte{}}
 	dir := t.TempDir()
 	fatal(t, os.MkdirAll(filepath.Join(dir, "package"), 0o755))
 	fatal(t, os.WriteFile(filepath.Join(dir, "package/package.json"), []byte(`{"name":"tiny","version":"1.0.0","main":"i.js"}`), 0o644))
 	fatal(t, os.WriteFile(filepath.Join(dir, "package/i.js"), []byte(`module.exports="installed"`), 0o644))
 	tgz, err := exec.Command("tar", "-C", dir, "-cz", "package").Output()
 	fatal(t, err)
-	sum1, sum512 := sha1.Sum(tgz), sha512.Sum512(tgz)
-	mux.HandleFunc("GET /npm/tiny", func(w http.ResponseWriter, r *http.Request) {
-		scheme := "http"
-		if r.TLS != nil {
-			scheme = "https"
-		}
-		json.NewEncoder(w).Encode(map[string]any{
-			"name": "tiny", "dist-tags": map[string]string{"latest": "1.0.0"},
-			"versions": map[string]any{"1.0.0": map[string]any{"name": "tiny", "version": "1.0.0", "dist": map[string]string{
-				"tarball": scheme + "://" + r.Host + "/npm/tiny.tgz", "shasum": hex.EncodeToString(sum1[:]),
-				"integrity": "sha512-" + base64.StdEncoding.EncodeToString(sum512[:]),
-			}}},
-		})
+	g.keep("tiny", "1.0.0", map[string]any{"name": "tiny", "version": "1.0.0"}, tgz)
+	mux.HandleFunc("GET /npm/{name}", g.document)
+	mux.HandleFunc("PUT /npm/{name}", g.publish)
+	mux.HandleFunc("GET /npm/{name}/-/{file}", func(w http.ResponseWriter, r *http.Request) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		w.Write(g.files[r.PathValue("file")])
 	})
-	mux.HandleFunc("GET /npm/tiny.tgz", func(w http.ResponseWriter, _ *http.Request) { w.Write(tgz) })
+}
+
+// keep puts a version of a package into the registry.
+func (g *registry) keep(name, version string, manifest map[string]any, tgz []byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := g.packages[name]
+	if p == nil {
+		p = map[string]any{"name": name, "versions": map[string]any{}}
+		g.packages[name] = p
+	}
+	file := name + "-" + version + ".tgz"
+	sum1, sum512 := sha1.Sum(tgz), sha512.Sum512(tgz)
+	manifest["dist"] = map[string]any{
+		"tarball": "ORIGIN/npm/" + name + "/-/" + file, "shasum": hex.EncodeToString(sum1[:]),
+		"integrity": "sha512-" + base64.StdEncoding.EncodeToString(sum512[:]),
+	}
+	p["versions"].(map[string]any)[version] = manifest
+	p["dist-tags"] = map[string]any{"latest": version}
+	g.files[file] = tgz
+}
+
+func (g *registry) document(w http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p, ok := g.packages[r.PathValue("name")]
+	if !ok {
+		http.Error(w, `{"error":"not_found"}`, http.StatusNotFound)
+		return
+	}
+	origin := "http://" + r.Host
+	if r.TLS != nil {
+		origin = "https://" + r.Host
+	}
+	b, _ := json.Marshal(p)
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(bytes.ReplaceAll(b, []byte("ORIGIN"), []byte(origin)))
+}
+
+// publish takes one version with its file, from somebody with a token.
+func (g *registry) publish(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Versions    map[string]map[string]any `json:"versions"`
+		Attachments map[string]struct {
+			Data []byte `json:"data"`
+		} `json:"_attachments"`
+	}
+	if r.Header.Get("Authorization") != "Bearer publisher" {
+		http.Error(w, `{"error":"who are you"}`, http.StatusUnauthorized)
+		return
+	}
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || len(in.Versions) != 1 || len(in.Attachments) != 1 {
+		http.Error(w, `{"error":"not one version"}`, http.StatusBadRequest)
+		return
+	}
+	for version, manifest := range in.Versions {
+		for _, a := range in.Attachments {
+			g.keep(r.PathValue("name"), version, manifest, a.Data)
+		}
+	}
+	w.WriteHeader(http.StatusCreated)
+	fmt.Fprintln(w, `{"ok":true}`)
 }
 
 // serveCrates is a sparse registry with one crate, doc.rust-lang.org/cargo/reference/registry-index.html.

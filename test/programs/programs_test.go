@@ -105,8 +105,8 @@ func TestPrograms(t *testing.T) {
 
 // serveAll starts every server of the other host.
 func (s *scene) serveAll(t *testing.T) {
-	ca := newAuthority(t)
-	s.ca = ca.pem
+	ca := testkit.NewAuthority(t)
+	s.ca = ca.PEM
 	serveOrigin(t, s.n, ca, s.dir, allowedAddr, deniedAddr)
 	s.linkRust(t)
 	build(t, filepath.Join(s.dir, "client"), "sallyport/test/programs/client")

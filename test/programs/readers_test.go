@@ -113,8 +113,8 @@ func TestReaders(t *testing.T) {
 
 // servePeers starts server.mjs on the other host and returns the file with what it says.
 func (s *scene) servePeers(t *testing.T, npm string) (said string) {
-	ca := newAuthority(t)
-	leaf := ca.leaf(t, allowedHost)
+	ca := testkit.NewAuthority(t)
+	leaf := ca.Leaf(t, allowedHost)
 	key, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
 	fatal(t, err)
 	dir := t.TempDir()
@@ -122,7 +122,7 @@ func (s *scene) servePeers(t *testing.T, npm string) (said string) {
 		fatal(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o644))
 		return file
 	}
-	write(filepath.Join(s.dir, "root.pem"), "CERTIFICATE", ca.cert.Raw)
+	fatal(t, os.WriteFile(filepath.Join(s.dir, "root.pem"), ca.PEM, 0o644))
 	said = filepath.Join(dir, "said")
 	out, err := os.Create(said)
 	fatal(t, err)

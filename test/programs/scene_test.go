@@ -63,7 +63,7 @@ type scene struct {
 	dir, bin string
 	policy   string // file
 	path     string // the agent's PATH
-	ca       []byte
+	ca       []byte // what the agent trusts; nil: what sallyport gives it
 	names    *nameServer
 	wire     *wire
 	n        *testkit.Neighbour
@@ -163,13 +163,17 @@ func (s *scene) run(t *testing.T, work, script string, flags ...string) outcome 
 }
 
 func (s *scene) args(work, script string, flags []string) []string {
-	pem := work + "/ca.pem"
 	args := append([]string{"run", "--policy", s.policy, "--workdir", work}, flags...)
-	for _, kv := range []string{
-		"CURL_CA_BUNDLE=" + pem, "GIT_SSL_CAINFO=" + pem, "SSL_CERT_FILE=" + pem, "NODE_EXTRA_CA_CERTS=" + pem, "CARGO_HTTP_CAINFO=" + pem,
+	env := []string{
 		"HOME=" + work, "GOPATH=" + work + "/gopath", "GOCACHE=" + work + "/gocache", "GOMODCACHE=" + work + "/modcache", "GOTOOLCHAIN=local",
-		"CARGO_HOME=" + work + "/cargo", "npm_config_cache=" + work + "/npm", "npm_config_cafile=" + pem, "PATH=" + s.path,
-	} {
+		"CARGO_HOME=" + work + "/cargo", "npm_config_cache=" + work + "/npm", "PATH=" + s.path,
+	}
+	if s.ca != nil {
+		for _, name := range strings.Fields("CURL_CA_BUNDLE GIT_SSL_CAINFO SSL_CERT_FILE NODE_EXTRA_CA_CERTS CARGO_HTTP_CAINFO npm_config_cafile") {
+			env = append(env, name+"="+work+"/ca.pem")
+		}
+	}
+	for _, kv := range env {
 		args = append(args, "--env", kv)
 	}
 	return append(args, "--", "sh", "-c", strings.NewReplacer("WORK", work, "TOOLS", s.dir).Replace(script))

@@ -234,9 +234,9 @@ func (in intent) http(status int) event.HTTP {
 // response is the whole HTTP/1 answer. The detail is in the status line too: that
 // is all that many clients show of an answer to CONNECT.
 func (x *session) response(in intent, no *denial, id string) []byte {
-	body := x.body(in, no, id)
-	h := fmt.Sprintf("HTTP/1.1 %d %s: %s\r\nX-Sallyport-Policy: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
-		outcomes[no.code].status, outcomes[no.code].phrase, printable(no.detail), no.tag(id), len(body))
+	kind, body := x.body(in, no, id)
+	h := fmt.Sprintf("HTTP/1.1 %d %s: %s\r\nX-Sallyport-Policy: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+		outcomes[no.code].status, outcomes[no.code].phrase, printable(no.detail), no.tag(id), kind, len(body))
 	if in.method == "HEAD" {
 		return []byte(h)
 	}
@@ -251,8 +251,9 @@ func (no *denial) tag(id string) string {
 	return "error=" + string(no.code) + "; id=" + id
 }
 
-// body is what the agent is told, as JSON.
-func (x *session) body(in intent, no *denial, id string) []byte {
+// body is what the agent is told, as JSON, and its media type. git shows text
+// to who runs it, and nothing else (show_http_message of its remote-curl.c).
+func (x *session) body(in intent, no *denial, id string) (kind string, body []byte) {
 	layer := "l4"
 	if in.method != "" && in.method != "CONNECT" {
 		layer = "l7"
@@ -262,6 +263,16 @@ func (x *session) body(in intent, no *denial, id string) []byte {
 		steps = append(steps, "the person who runs this sandbox learns more from: sallyport policy explain "+id)
 	}
 	path, _, _ := strings.Cut(in.path, "?")
+	if strings.HasPrefix(in.agent, "git/") {
+		text := fmt.Sprintf("sallyport: %s: %s (%s:%d)\n", no.code, printable(no.detail), in.host, in.port)
+		if rule, err := json.Marshal(no.missing); err == nil && no.missing != nil {
+			text += "rule_missing: " + string(rule) + "\n"
+		}
+		for _, s := range steps {
+			text += "next: " + s + "\n"
+		}
+		return "text/plain", []byte(text)
+	}
 	body, err := json.Marshal(answer{
 		Error: no.code, Detail: no.detail, Reason: no.reason, Layer: layer, Host: in.host, Port: in.port, Binary: x.who.Exe,
 		Method: in.method, Path: path, Policy: no.decision.Policy, RuleMissing: no.missing, NextSteps: steps, ID: id,
@@ -269,7 +280,7 @@ func (x *session) body(in intent, no *denial, id string) []byte {
 	if err != nil {
 		body = []byte(`{"error":"` + string(no.code) + `"}`)
 	}
-	return append(body, '\n')
+	return "application/json", append(body, '\n')
 }
 
 // printable makes text fit for a status line.

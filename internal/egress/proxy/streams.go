@@ -230,10 +230,10 @@ func (t *target) stream(req *http.Request) (*request, error) {
 // on the connection go on.
 func (x *session) refuseStream(w http.ResponseWriter, in intent, no *denial) {
 	id := x.record(in, no)
-	body := x.body(in, no, id)
+	kind, body := x.body(in, no, id)
 	h := w.Header()
 	h.Set("X-Sallyport-Policy", no.tag(id))
-	h.Set("Content-Type", "application/json")
+	h.Set("Content-Type", kind)
 	h["Date"] = nil
 	w.WriteHeader(outcomes[no.code].status)
 	if in.method != "HEAD" {
