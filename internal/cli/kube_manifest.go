@@ -208,6 +208,11 @@ func (f *manifestFlags) usePolicy(s Streams) error {
 		return err
 	}
 	f.o.Policy, f.o.Granted = string(text), grants(p)
+	for _, r := range p.Sockets.Bind {
+		if f.o.LowPort == 0 || r.First < f.o.LowPort {
+			f.o.LowPort = r.First
+		}
+	}
 	for _, np := range p.Network {
 		for _, e := range np.Endpoints {
 			f.o.Needs = append(f.o.Needs, kube.Need{Host: e.Host, Ports: e.Ports, Networks: e.AllowedIPs})

@@ -35,7 +35,7 @@ func full() Options {
 		{Networks: []netip.Prefix{netip.MustParsePrefix("10.4.1.9/16")}, Ports: []uint16{5432}},
 	}
 	o.TargetPorts = map[uint16]uint16{80: 8080}
-	o.RunAsUser, o.HostUsers, o.Grace, o.Events = 65532, &users, 60, "stderr"
+	o.RunAsUser, o.HostUsers, o.Grace, o.Events, o.LowPort = 65532, &users, 60, "stderr", 80
 	return o
 }
 

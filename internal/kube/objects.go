@@ -53,6 +53,7 @@ type podSecurityContext struct {
 	RunAsNonRoot   bool           `json:"runAsNonRoot"`
 	RunAsUser      *int64         `json:"runAsUser,omitempty"`
 	SeccompProfile seccompProfile `json:"seccompProfile"`
+	Sysctls        []nameValue    `json:"sysctls,omitempty"`
 }
 
 type seccompProfile struct {

@@ -37,6 +37,7 @@ type Options struct {
 	Run        string   // text of the document that names providers and models; empty: none
 	UpstreamCA string   // further roots for servers, PEM; empty: none
 	Granted    []string // paths that the policy lets the agent read
+	LowPort    uint16   // the lowest port that the policy lets the agent listen on; 0: no fixed one
 	Secret     string   // a Secret that the supervisor reads; empty: none
 	Workdir    string   // "/work", an empty volume
 	Events     string   // where every event goes as a JSON line: "stderr", "stdout"; empty: nowhere

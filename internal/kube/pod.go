@@ -102,6 +102,9 @@ func (o Options) pod() pod {
 	if o.InImage == "" {
 		p.Spec.InitContainers = []container{o.injector()}
 	}
+	if o.LowPort != 0 && o.LowPort < firstFreePort {
+		p.Spec.SecurityContext.Sysctls = []nameValue{{"net.ipv4.ip_unprivileged_port_start", fmt.Sprint(o.LowPort)}}
+	}
 	if o.RunAsUser != 0 {
 		p.Spec.SecurityContext.RunAsUser = &o.RunAsUser
 	}
@@ -110,6 +113,11 @@ func (o Options) pod() pod {
 	}
 	return p
 }
+
+// firstFreePort is the first port that a user without privilege may listen on,
+// unless the pod says otherwise: that is one of the sysctls that the restricted
+// standard calls safe. containerd 2 says otherwise by itself.
+const firstFreePort = 1024
 
 // restricted is the security context of every container.
 func restricted() containerSecurityContext {

@@ -151,8 +151,10 @@ var restrictedRules = []rule{
 		return ""
 	})},
 	{"sysctls", func(p object) string {
-		if v := at(p, "spec", "securityContext", "sysctls"); v != nil {
-			return "sysctls"
+		for _, s := range items(p, "spec", "securityContext", "sysctls") {
+			if !slices.Contains(safeSysctls, fmt.Sprint(s["name"])) {
+				return fmt.Sprint(s["name"])
+			}
 		}
 		return ""
 	}},
@@ -166,6 +168,12 @@ var restrictedRules = []rule{
 		}
 		return ""
 	}},
+}
+
+// safeSysctls are those that the standard allows.
+var safeSysctls = []string{
+	"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_unprivileged_port_start", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range",
+	"net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes",
 }
 
 func items2(v any) []string {

@@ -90,10 +90,10 @@ func TestPrograms(t *testing.T) {
 		}
 		wg.Wait()
 		// No query for the denied name has left, and the resolver would have seen it.
-		if n := s.names.times(allowedHost); n == 0 || s.wire.frames("allowed") == 0 {
-			t.Errorf("control: the resolver was asked %d times for the allowed name, %d frames seen", n, s.wire.frames("allowed"))
+		if n := s.names.times(allowedHost); n == 0 || s.wire.Frames("allowed") == 0 {
+			t.Errorf("control: the resolver was asked %d times for the allowed name, %d frames seen", n, s.wire.Frames("allowed"))
 		}
-		if n, f := s.names.times(deniedHost), s.wire.frames("denied"); n != 0 || f != 0 {
+		if n, f := s.names.times(deniedHost), s.wire.Frames("denied"); n != 0 || f != 0 {
 			t.Errorf("the resolver was asked %d times for the denied name, %d frames seen", n, f)
 		}
 		document(t, rows)

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"sallyport/internal/testkit"
+	"sallyport/test/programs/resolvers"
 )
 
 // The names of the tests and the addresses behind them. They are a test
@@ -65,7 +66,7 @@ type scene struct {
 	path     string // the agent's PATH
 	ca       []byte // what the agent trusts; nil: what sallyport gives it
 	names    *nameServer
-	wire     *wire
+	wire     *resolvers.Wire
 	n        *testkit.Neighbour
 	as       *syscall.Credential // who starts sallyport; nil: root
 }
@@ -85,7 +86,7 @@ func inScene(t *testing.T, f func(t *testing.T, s *scene)) {
 		s.names = serveNames(t, n, namesAddr, map[string]netip.Addr{
 			allowedHost: addr, deniedHost: netip.MustParseAddr(deniedAddr), insideHost: netip.MustParseAddr("10.1.2.3"),
 		})
-		s.wire = watchWire(t, n, "allowed", "denied")
+		s.wire = resolvers.Watch(t, n.Do, "allowed", "denied")
 		testkit.UseResolver(t, namesAddr)
 		s.policy = s.writePolicy(t, "policy.yaml", policyTemplate)
 		f(t, s)

@@ -65,10 +65,11 @@ func pause(ctx context.Context, d Dirs) (string, error) {
 	return out, WriteImage(out, pauseImage, []string{"/pause"}, nil, File{bin, "pause"})
 }
 
-// agentPackages are what a coding agent finds in its image, and a database.
+// agentPackages are what a coding agent finds in its image, a database, and two
+// resolvers that nothing else has.
 var agentPackages = []string{
 	"dash", "bash", "coreutils", "grep", "sed", "findutils", "procps", "curl", "git", "python3", "nodejs", "npm",
-	"postgresql-15", "postgresql-client-15",
+	"postgresql-15", "postgresql-client-15", "openjdk-17-jre-headless", "busybox-static",
 }
 
 // prunes are the parts of packages that no test reads.
@@ -77,7 +78,7 @@ var prunes = []string{"usr/share/doc", "usr/share/man", "usr/share/locale", "usr
 	"usr/lib/*/libLLVM*", "usr/lib/*/libz3*"} // the last four: PostgreSQL's compiler
 
 // AgentImage is a cached OCI layer with a Debian userland: sh, curl, git,
-// python3, node, npm, psql and PostgreSQL. Nothing of it is installed here.
+// python3, node, npm, psql, PostgreSQL, java and busybox. Nothing of it is installed here.
 func AgentImage(c Cache) (oci.Layer, error) {
 	raw, err := os.ReadFile(filepath.Join(c.AgentDir(), "layer.tar"))
 	if err != nil {
@@ -137,13 +138,18 @@ func finishAgent(root string) error {
 			return err
 		}
 	}
-	for _, tool := range []string{"psql", "pg_ctl", "initdb", "postgres"} {
-		link := filepath.Join(root, "usr/local/bin", tool)
-		if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
-			return err
-		}
-		if err := os.Symlink("/usr/lib/postgresql/15/bin/"+tool, link); err != nil {
-			return err
+	local := filepath.Join(root, "usr/local/bin")
+	if err := os.MkdirAll(local, 0o755); err != nil {
+		return err
+	}
+	for dir, tools := range map[string][]string{
+		"/usr/lib/postgresql/15/bin":                              {"psql", "pg_ctl", "initdb", "postgres"},
+		"/usr/lib/jvm/java-17-openjdk-" + runtime.GOARCH + "/bin": {"java"},
+	} {
+		for _, tool := range tools {
+			if err := os.Symlink(filepath.Join(dir, tool), filepath.Join(local, tool)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -66,7 +66,7 @@ func (c Cache) RuncDir() string { return c.path("runc-" + Runc) }
 func (c Cache) DebianDir() string { return c.path("debian-node-2") }
 
 // AgentDir holds the Debian userland of the agents in tests.
-func (c Cache) AgentDir() string { return c.path("debian-agent-1") }
+func (c Cache) AgentDir() string { return c.path("debian-agent-2") }
 
 // Runtime finds a generation by its name.
 func (c Cache) Runtime(name string) (Runtime, error) {

@@ -47,7 +47,7 @@ func TestConfigMapIsFollowed(t *testing.T) {
 	}
 	told("REACHED web")
 	setPolicy(t, name, strings.Replace(clientPolicy, "endpoints:", "endponts:", 1))
-	told(`unknown field "endponts"`)
+	told(`has no field "endponts"`)
 	told("sallyport: generation 1 stays in force")
 	told("REACHED web")
 	setPolicy(t, name, files)

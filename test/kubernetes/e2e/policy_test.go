@@ -90,17 +90,7 @@ func TestClients(t *testing.T) {
 		}
 	}
 	_, log := script(t, "clients", clientPolicy, nil, b.String())
-	said := map[string]string{}
-	key := ""
-	for line := range strings.Lines(log) {
-		if head, is := strings.CutPrefix(line, "== "); is {
-			key = strings.TrimSpace(head)
-			continue
-		}
-		if !strings.HasPrefix(line, "{") && !strings.HasPrefix(line, "sallyport: ") {
-			said[key] += line
-		}
-	}
+	said := sections(log)
 	for _, c := range clients {
 		t.Run(c.name, func(t *testing.T) {
 			if got := said[c.name+" allowed"]; !strings.Contains(got, c.want) {
@@ -115,6 +105,23 @@ func TestClients(t *testing.T) {
 		t.Log(log)
 	}
 	t.Run("told", func(t *testing.T) { told(t, log) })
+}
+
+// sections parts what an agent said by its lines "== NAME"; what the supervisor
+// said is left out.
+func sections(log string) map[string]string {
+	said := map[string]string{}
+	key := ""
+	for line := range strings.Lines(log) {
+		if head, is := strings.CutPrefix(line, "== "); is {
+			key = strings.TrimSpace(head)
+			continue
+		}
+		if !strings.HasPrefix(line, "{") && !strings.HasPrefix(line, "sallyport: ") {
+			said[key] += line
+		}
+	}
+	return said
 }
 
 // told: a denial is a line that a person can read, and an event that a machine

@@ -12,6 +12,7 @@ import (
 
 	"sallyport/deploy/image/oci"
 	"sallyport/test/kubernetes/bed"
+	"sallyport/test/programs/resolvers"
 )
 
 // Names under which the tests find their images.
@@ -90,6 +91,17 @@ func prepare(ctx context.Context, cache bed.Cache, dir string) (bed.Options, err
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return o, fmt.Errorf("kubebed: go %v: %w\n%s", args, err, out)
 		}
+	}
+	tools := filepath.Join(dir, "resolvers")
+	if err := os.Mkdir(tools, 0o755); err != nil {
+		return o, err
+	}
+	made, err := resolvers.Build(ctx, tools)
+	if err != nil {
+		return o, err
+	}
+	for _, name := range made {
+		files = append(files, bed.File{From: filepath.Join(tools, name), To: "usr/local/lib/resolvers/" + name})
 	}
 	layer, err := bed.AgentImage(cache)
 	if err != nil {
