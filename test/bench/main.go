@@ -6,6 +6,7 @@
 //	go run ./test/bench                     # everything
 //	go run ./test/bench -n 40 start         # one workload
 //	go run ./test/bench -n 7 network        # connections and throughput
+//	go run ./test/bench -n 5 inspect        # the same where TLS is ended and requests are judged
 //
 // As root it measures every mode. It makes veth pairs then: unshare -n, with
 // the loopback interface raised, keeps them off the machine's own network.
@@ -67,6 +68,9 @@ func main() {
 	wanted := func(name string) bool { return flag.NArg() == 0 || slices.Contains(flag.Args(), name) }
 	if wanted("network") {
 		network(dir, filepath.Join(dir, "sallyport"), min(*n, 7))
+	}
+	if wanted("inspect") {
+		inspect(dir, filepath.Join(dir, "sallyport"), min(*n, 7))
 	}
 	for _, w := range workloads(dir) {
 		if !wanted(w.name) {

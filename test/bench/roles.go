@@ -21,6 +21,7 @@ import (
 // until its standard input ends.
 var roles = map[string]func(args []string) error{
 	"origin": origin, "splice": splice, "load": load, "hold": hold,
+	"tlsorigin": tlsOrigin, "reoriginate": reoriginate, "tlsload": tlsLoad, "guard": guard,
 }
 
 // origin serves small answers on / and args[0] bytes on /bulk, and says where.
@@ -29,22 +30,8 @@ func origin([]string) error {
 	if err != nil {
 		return err
 	}
-	block := make([]byte, 1<<20)
-	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
-	mux.HandleFunc("/bulk", func(w http.ResponseWriter, r *http.Request) {
-		n, _ := strconv.ParseInt(r.URL.Query().Get("n"), 10, 64)
-		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
-		for n > 0 {
-			m, err := w.Write(block[:min(n, int64(len(block)))])
-			if err != nil {
-				return
-			}
-			n -= int64(m)
-		}
-	})
 	fmt.Println(l.Addr())
-	go http.Serve(l, mux)
+	go http.Serve(l, answers("ok"))
 	io.Copy(io.Discard, os.Stdin)
 	return nil
 }
@@ -116,6 +103,7 @@ type loadResult struct {
 	P50, P99 time.Duration
 	Errors   int
 	Err      string
+	Done     int // operations
 }
 
 // load runs the spec in args[0].
