@@ -101,12 +101,13 @@ func newTrust(authority, further []byte) (*trust, error) {
 const trustPrefix = "sallyport-trust-"
 
 // lockDir holds a lock on a directory for as long as the file is open: it tells
-// others that its session lives.
+// others that its session lives. The agent may have put something else there.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.Open(dir)
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
+	f := os.NewFile(uintptr(fd), dir)
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		return nil, err
@@ -140,13 +141,23 @@ func roots(authority, further []byte) []byte {
 	return slices.Concat(further, authority)
 }
 
-// write makes a file that is whole as soon as it has its name.
+// write makes a file that is whole as soon as it has its name. The last one is
+// written while the agent runs, and where the policy grants the directory above,
+// as the default one does with /tmp, the agent can put a link in the file's place or the
+// directory's. So nothing is looked up but in the directory that is held open, and
+// what is there already is not written to.
 func (t *trust) write(name string, b []byte) error {
-	path := filepath.Join(t.dir, name)
-	if err := os.WriteFile(path+".new", b, 0o444); err != nil {
+	at := int(t.lock.Fd())
+	fd, err := unix.Openat(at, name+".new", unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o444)
+	if err != nil {
+		return &os.PathError{Op: "create", Path: filepath.Join(t.dir, name+".new"), Err: err}
+	}
+	f := os.NewFile(uintptr(fd), name)
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	return unix.Renameat(at, name+".new", at, name)
 }
 
 // environment is what a program finds its roots by.

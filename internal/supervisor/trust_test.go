@@ -3,11 +3,14 @@ package supervisor
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/internal/egress/inspect"
 )
@@ -95,6 +98,82 @@ func TestTrustOfKilledSessionsIsRemoved(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(parent, trustPrefix+name)); os.IsNotExist(err) != gone {
 			t.Errorf("%s: gone = %v, want %v", name, os.IsNotExist(err), gone)
 		}
+	}
+}
+
+// TestTrustFollowsNoLink: the last file is written while the agent runs, which may
+// be able to write where the directory is. What the agent may not write itself must not be
+// written for it.
+func TestTrustFollowsNoLink(t *testing.T) {
+	parent, outside := t.TempDir(), t.TempDir()
+	mine := filepath.Join(outside, "mine")
+	if err := os.WriteFile(mine, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fresh := func(name string) *trust {
+		t.Helper()
+		tr := &trust{dir: filepath.Join(parent, name)}
+		if err := os.Mkdir(tr.dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if tr.lock, err = lockDir(tr.dir); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { tr.lock.Close() })
+		return tr
+	}
+	tr := fresh("honest")
+	if err := tr.write("a.pem", []byte("roots")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(tr.dir, "a.pem")); err != nil || string(b) != "roots" {
+		t.Fatalf("written: %q, %v", b, err)
+	}
+
+	tr = fresh("file")
+	if err := os.Symlink(mine, filepath.Join(tr.dir, "a.pem.new")); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.write("a.pem", []byte("roots")); err == nil {
+		t.Error("a link in the file's place was followed")
+	}
+	if b, err := os.ReadFile(mine); err != nil || string(b) != "mine" {
+		t.Errorf("a file outside holds %q, %v", b, err)
+	}
+
+	tr = fresh("directory")
+	if err := errors.Join(os.Rename(tr.dir, tr.dir+".moved"), os.Symlink(outside, tr.dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.write("a.pem", []byte("roots")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(filepath.Join(outside, "a.pem")); err == nil {
+		t.Error("a link in the directory's place was followed")
+	}
+}
+
+// TestLockDirDoesNotWait: a pipe under the name of a session's directory would be
+// waited for, for ever, by who opens it.
+func TestLockDirDoesNotWait(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error, 1)
+	go func() {
+		_, err := lockDir(pipe)
+		failed <- err
+	}()
+	select {
+	case err := <-failed:
+		if err == nil {
+			t.Error("a pipe was taken for a directory")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("still waiting for somebody to write to the pipe")
+		unix.Unlink(pipe)
 	}
 }
 
