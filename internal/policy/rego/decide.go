@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -59,8 +60,31 @@ func (e *Engine) Decide(ctx context.Context, in Input) (res Result, err error) {
 	return e.allowed(in, admitting), nil
 }
 
-// judge returns the endpoints that admit the connection, in order, or the reason why there are none.
+// judgment is the endpoints that admit a connection, in order, or the reason why there are none.
+type judgment struct {
+	admitting []endpoint
+	reason    string
+}
+
+// judge returns the endpoints that admit the connection, in order, or the reason why there are none. What the
+// module was asked before is remembered.
 func (e *Engine) judge(wait *patience, in Input) (admitting []endpoint, reason string, err error) {
+	var found [8]*hostPattern
+	var buf [512]byte
+	hosts := e.hosts.match(found[:0], in.Host)
+	key := numbers(buf[:0], []int{int(in.Port), len(hosts)})
+	for _, h := range hosts {
+		key = texts(key, h.text)
+	}
+	j, err := e.judgments.get(programKey(key, in.Exe, in.Ancestors), func() (j judgment, err error) {
+		j.admitting, j.reason, err = e.askAdmitted(wait, in)
+		return j, err
+	})
+	return slices.Clone(j.admitting), j.reason, err
+}
+
+// askAdmitted puts the questions of egress.rego.
+func (e *Engine) askAdmitted(wait *patience, in Input) (admitting []endpoint, reason string, err error) {
 	input := e.input(in)
 	value, err := e.ask(wait, e.program.admitted, input)
 	if err != nil {

@@ -28,8 +28,9 @@ type Engine struct {
 	index      *ast.Term // input.index of the module
 	ports      map[uint16]*ast.Term
 
-	fields   memory[*field]  // which endpoints take a request in
-	verdicts memory[verdict] // what follows from the rules that match
+	judgments memory[judgment] // who reaches a host and port
+	fields    memory[*field]   // which endpoints take a request in
+	verdicts  memory[verdict]  // what follows from the rules that match
 }
 
 // endpoint is where an endpoint id points.

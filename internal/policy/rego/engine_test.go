@@ -64,6 +64,40 @@ func TestCompile_order(t *testing.T) {
 	}
 }
 
+// TestDecide_again: an answer that is remembered is the one that was given, whatever was done with it meanwhile, and
+// only for the same program, host and port.
+func TestDecide_again(t *testing.T) {
+	p := &policy.Policy{Network: []policy.NetworkPolicy{policyOf("a", "a.example", "/usr/bin/curl"), policyOf("b", "a.example", "/usr/bin/curl")}}
+	read := &p.Network[1].Endpoints[0]
+	read.Protocol, read.Rules = policy.REST, []policy.Rule{{Allow: policy.Match{Method: "GET"}}}
+	e := compile(t, p)
+	in := curl
+	in.Host, in.Port = "a.example", read.Ports[0]
+	first := decide(t, e, in)
+	if first.Endpoint != read {
+		t.Fatalf("Decide = %+v, want the endpoint that is read", first)
+	}
+	if got := e.Keeps(t.Context(), e, in); got != Lives {
+		t.Errorf("Keeps = %v, want %v", got, Lives)
+	}
+	if diff := cmp.Diff(first, decide(t, e, in)); diff != "" {
+		t.Errorf("Decide, again (-first +again):\n%s", diff)
+	}
+	for name, change := range map[string]func(*Input){
+		ReasonHost:   func(in *Input) { in.Host = "b.example" },
+		ReasonPort:   func(in *Input) { in.Port++ },
+		ReasonBinary: func(in *Input) { in.Exe, in.Ancestors = "/usr/bin/wget", nil },
+	} {
+		other := in
+		change(&other)
+		for range 2 {
+			if got := decide(t, e, other); got.Allow || got.Reason != name {
+				t.Errorf("Decide(%+v) = %+v, want the denial %s", other, got, name)
+			}
+		}
+	}
+}
+
 // TestDecide_flat counts the steps that OPA takes: they must not depend on the size of the policy.
 func TestDecide_flat(t *testing.T) {
 	steps := func(p *policy.Policy, in Input) uint {
