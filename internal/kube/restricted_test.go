@@ -5,34 +5,18 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"sallyport/internal/testkit/tree"
 )
 
 // This file judges manifests as a platform would: the Pod Security Standard
 // "restricted" and OpenShift's restricted-v2, on plain JSON, knowing nothing of
 // this package's types.
 
-type object = map[string]any
-
-func at(v any, path ...string) any {
-	for _, p := range path {
-		m, _ := v.(object)
-		v = m[p]
-	}
-	return v
-}
-
-func items(v any, path ...string) []object {
-	list, _ := at(v, path...).([]any)
-	var out []object
-	for _, i := range list {
-		m, _ := i.(object)
-		out = append(out, m)
-	}
-	return out
-}
+type object = tree.Object
 
 func containers(pod object) []object {
-	return append(append(items(pod, "spec", "initContainers"), items(pod, "spec", "containers")...), items(pod, "spec", "ephemeralContainers")...)
+	return append(append(tree.List(pod, "spec", "initContainers"), tree.List(pod, "spec", "containers")...), tree.List(pod, "spec", "ephemeralContainers")...)
 }
 
 // rule is one control; it returns what is wrong, or nothing.
@@ -44,7 +28,7 @@ type rule struct {
 func podWide(path ...string) func(want any) func(object) string {
 	return func(want any) func(object) string {
 		return func(pod object) string {
-			if got := at(pod, append([]string{"spec"}, path...)...); got != want {
+			if got := tree.At(pod, append([]string{"spec"}, path...)...); got != want {
 				return fmt.Sprintf("%s = %v, want %v", strings.Join(path, "."), got, want)
 			}
 			return ""
@@ -65,10 +49,10 @@ func each(check func(c object) string) func(object) string {
 
 // effective is a security setting of a container: its own, else the pod's.
 func effective(pod, c object, path ...string) any {
-	if v := at(c, append([]string{"securityContext"}, path...)...); v != nil {
+	if v := tree.At(c, append([]string{"securityContext"}, path...)...); v != nil {
 		return v
 	}
-	return at(pod, append([]string{"spec", "securityContext"}, path...)...)
+	return tree.At(pod, append([]string{"spec", "securityContext"}, path...)...)
 }
 
 // restrictedRules are the controls of the Pod Security Standards, baseline and
@@ -76,24 +60,24 @@ func effective(pod, c object, path ...string) any {
 var restrictedRules = []rule{
 	{"host namespaces", func(p object) string {
 		for _, f := range []string{"hostNetwork", "hostPID", "hostIPC"} {
-			if v := at(p, "spec", f); v != nil && v != false {
+			if v := tree.At(p, "spec", f); v != nil && v != false {
 				return f
 			}
 		}
 		return ""
 	}},
 	{"privileged", each(func(c object) string {
-		if v := at(c, "securityContext", "privileged"); v != nil && v != false {
+		if v := tree.At(c, "securityContext", "privileged"); v != nil && v != false {
 			return "privileged"
 		}
 		return ""
 	})},
 	{"capabilities", each(func(c object) string {
-		drop, _ := at(c, "securityContext", "capabilities", "drop").([]any)
+		drop, _ := tree.At(c, "securityContext", "capabilities", "drop").([]any)
 		if !slices.Contains(drop, any("ALL")) {
 			return "does not drop ALL"
 		}
-		for _, a := range items2(at(c, "securityContext", "capabilities", "add")) {
+		for _, a := range items2(tree.At(c, "securityContext", "capabilities", "add")) {
 			if a != "NET_BIND_SERVICE" {
 				return "adds " + a
 			}
@@ -102,7 +86,7 @@ var restrictedRules = []rule{
 	})},
 	{"volume types", func(p object) string {
 		allowed := []string{"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
-		for _, v := range items(p, "spec", "volumes") {
+		for _, v := range tree.List(p, "spec", "volumes") {
 			for kind := range v {
 				if kind != "name" && !slices.Contains(allowed, kind) {
 					return "volume of kind " + kind
@@ -112,7 +96,7 @@ var restrictedRules = []rule{
 		return ""
 	}},
 	{"host ports", each(func(c object) string {
-		for _, p := range items(c, "ports") {
+		for _, p := range tree.List(c, "ports") {
 			if p["hostPort"] != nil {
 				return "host port"
 			}
@@ -120,7 +104,7 @@ var restrictedRules = []rule{
 		return ""
 	})},
 	{"privilege escalation", each(func(c object) string {
-		if at(c, "securityContext", "allowPrivilegeEscalation") != false {
+		if tree.At(c, "securityContext", "allowPrivilegeEscalation") != false {
 			return "allowPrivilegeEscalation is not false"
 		}
 		return ""
@@ -145,13 +129,13 @@ var restrictedRules = []rule{
 		return ""
 	}},
 	{"proc mount", each(func(c object) string {
-		if v := at(c, "securityContext", "procMount"); v != nil && v != "Default" {
+		if v := tree.At(c, "securityContext", "procMount"); v != nil && v != "Default" {
 			return "procMount"
 		}
 		return ""
 	})},
 	{"sysctls", func(p object) string {
-		for _, s := range items(p, "spec", "securityContext", "sysctls") {
+		for _, s := range tree.List(p, "spec", "securityContext", "sysctls") {
 			if !slices.Contains(safeSysctls, fmt.Sprint(s["name"])) {
 				return fmt.Sprint(s["name"])
 			}
@@ -199,7 +183,7 @@ func sccRules(first, size float64) []rule {
 			return ""
 		}},
 		{"fsGroup from the range", func(p object) string {
-			if g := at(p, "spec", "securityContext", "fsGroup"); !inRange(g) {
+			if g := tree.At(p, "spec", "securityContext", "fsGroup"); !inRange(g) {
 				return fmt.Sprint("fsGroup ", g)
 			}
 			return ""
@@ -216,21 +200,21 @@ var ownRules = []rule{
 	{"no restart hides the reason", podWide("restartPolicy")("Never")},
 	{"names no group", func(p object) string {
 		for _, f := range []string{"runAsGroup", "fsGroup", "supplementalGroups"} {
-			if v := at(p, "spec", "securityContext", f); v != nil {
+			if v := tree.At(p, "spec", "securityContext", f); v != nil {
 				return f
 			}
 		}
 		return ""
 	}},
 	{"read-only root", each(func(c object) string {
-		if at(c, "securityContext", "readOnlyRootFilesystem") != true {
+		if tree.At(c, "securityContext", "readOnlyRootFilesystem") != true {
 			return "root file system is writable"
 		}
 		return ""
 	})},
 	{"bounded", each(func(c object) string {
 		for _, r := range []string{"cpu", "memory"} {
-			if at(c, "resources", "limits", r) == nil {
+			if tree.At(c, "resources", "limits", r) == nil {
 				return "no limit of " + r
 			}
 		}
@@ -243,7 +227,7 @@ var ownRules = []rule{
 		return ""
 	})},
 	{"no secret in a variable", each(func(c object) string {
-		for _, e := range items(c, "env") {
+		for _, e := range tree.List(c, "env") {
 			if e["valueFrom"] != nil {
 				return "valueFrom"
 			}
@@ -299,7 +283,7 @@ func TestStandards(t *testing.T) {
 // TestStandardsNotice breaks the manifest once for every rule: a judge that is
 // never red judges nothing.
 func TestStandardsNotice(t *testing.T) {
-	ctx := func(p object) object { return at(p, "spec", "securityContext").(object) }
+	ctx := func(p object) object { return tree.At(p, "spec", "securityContext").(object) }
 	spec := func(p object) object { return p["spec"].(object) }
 	first := func(p object) object { return containers(p)[1] }
 	sec := func(p object) object { return first(p)["securityContext"].(object) }
@@ -307,8 +291,8 @@ func TestStandardsNotice(t *testing.T) {
 		"host namespaces":        func(p object) { spec(p)["hostPID"] = true },
 		"privileged":             func(p object) { sec(p)["privileged"] = true },
 		"capabilities":           func(p object) { sec(p)["capabilities"] = object{"drop": []any{"ALL"}, "add": []any{"SYS_PTRACE"}} },
-		"volume types":           func(p object) { items(p, "spec", "volumes")[0]["hostPath"] = object{"path": "/"} },
-		"host ports":             func(p object) { items(first(p), "ports")[0]["hostPort"] = 1 },
+		"volume types":           func(p object) { tree.List(p, "spec", "volumes")[0]["hostPath"] = object{"path": "/"} },
+		"host ports":             func(p object) { tree.List(first(p), "ports")[0]["hostPort"] = 1 },
 		"privilege escalation":   func(p object) { delete(sec(p), "allowPrivilegeEscalation") },
 		"not root":               func(p object) { ctx(p)["runAsNonRoot"] = false },
 		"seccomp":                func(p object) { ctx(p)["seccompProfile"] = object{"type": "Unconfined"} },
@@ -324,7 +308,7 @@ func TestStandardsNotice(t *testing.T) {
 		"bounded":                func(p object) { delete(first(p), "resources") },
 		"reason is told":         func(p object) { delete(first(p), "terminationMessagePolicy") },
 		"no secret in a variable": func(p object) {
-			items(first(p), "env")[0]["valueFrom"] = object{}
+			tree.List(first(p), "env")[0]["valueFrom"] = object{}
 		},
 		"no restart hides the reason": func(p object) { spec(p)["restartPolicy"] = "Always" },
 	} {
@@ -345,7 +329,7 @@ func TestSecretStaysWithSupervisor(t *testing.T) {
 	p := podOf(t, full())
 	var mounts []string
 	for _, c := range containers(p) {
-		for _, m := range items(c, "volumeMounts") {
+		for _, m := range tree.List(c, "volumeMounts") {
 			if m["name"] == "sallyport-secrets" {
 				mounts = append(mounts, fmt.Sprint(c["name"], " ", m["mountPath"], " ", m["readOnly"]))
 			}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/internal/testkit/tree"
 )
 
 // The namespaces of the tests. Sandboxes are held to the strictest standard in
@@ -75,25 +77,7 @@ func until(what string, limit time.Duration, ok func() (bool, error)) error {
 	return fmt.Errorf("%s: not within %v: %w", what, limit, last)
 }
 
-type object = map[string]any
-
-func at(v any, path ...string) any {
-	for _, p := range path {
-		m, _ := v.(object)
-		v = m[p]
-	}
-	return v
-}
-
-func list(v any, path ...string) []object {
-	all, _ := at(v, path...).([]any)
-	var out []object
-	for _, i := range all {
-		m, _ := i.(object)
-		out = append(out, m)
-	}
-	return out
-}
+type object = tree.Object
 
 // manifest is what `sallyport kube manifest` prints, as one list that a test may
 // change before it is applied.
@@ -127,7 +111,7 @@ func generate(t *testing.T, name, policy string, flags []string, command ...stri
 }
 
 func (m manifest) object(kind string) object {
-	for _, o := range list(m.list, "items") {
+	for _, o := range tree.List(m.list, "items") {
 		if o["kind"] == kind {
 			return o
 		}
@@ -136,7 +120,7 @@ func (m manifest) object(kind string) object {
 }
 
 func (m manifest) pod() object       { return m.object("Pod") }
-func (m manifest) container() object { return list(m.pod(), "spec", "containers")[0] }
+func (m manifest) container() object { return tree.List(m.pod(), "spec", "containers")[0] }
 
 // plain turns the pod into one without a supervisor: the same image, user,
 // limits and security context, the same command.
@@ -192,14 +176,14 @@ func look(name string) (state, error) {
 		return state{}, err
 	}
 	raw, _ := json.Marshal(pod["status"])
-	s := state{phase: fmt.Sprint(at(pod, "status", "phase")), raw: string(raw)}
-	s.ip, _ = at(pod, "status", "podIP").(string)
-	for _, c := range append(list(pod, "status", "initContainerStatuses"), list(pod, "status", "containerStatuses")...) {
+	s := state{phase: fmt.Sprint(tree.At(pod, "status", "phase")), raw: string(raw)}
+	s.ip, _ = tree.At(pod, "status", "podIP").(string)
+	for _, c := range append(tree.List(pod, "status", "initContainerStatuses"), tree.List(pod, "status", "containerStatuses")...) {
 		if c["name"] == "agent" {
 			s.ready, _ = c["ready"].(bool)
 			s.id, _ = c["containerID"].(string)
 		}
-		end, _ := at(c, "state", "terminated").(object)
+		end, _ := tree.At(c, "state", "terminated").(object)
 		code, _ := end["exitCode"].(float64)
 		if end == nil || c["name"] != "agent" && code == 0 {
 			continue

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/internal/testkit/tree"
 )
 
 // Profiles of a node whose runtime or kernel lacks a wall. The restricted
@@ -48,7 +50,7 @@ func TestBadInputs(t *testing.T) {
 		}, []string{`"polcy" is unknown`}},
 		"missing-secret": {[]string{"--secret", "absent"}, nil, []string{"is empty", "kubectl create secret"}},
 		"unwritable-directory": {nil, func(_ *testing.T, m manifest) {
-			for _, v := range list(m.pod(), "spec", "volumes") {
+			for _, v := range tree.List(m.pod(), "spec", "volumes") {
 				if v["name"] == "work" {
 					delete(v, "emptyDir")
 					v["configMap"] = object{"name": m.name}
@@ -87,7 +89,7 @@ func TestBadInputs(t *testing.T) {
 // reason, before the agent.
 func TestInitContainerRefuses(t *testing.T) {
 	m := generate(t, "bad-volume", files, nil, "true")
-	list(m.pod(), "spec", "initContainers")[0]["command"] = []any{"/sallyport-supervisor", "copy-self", "/nowhere"}
+	tree.List(m.pod(), "spec", "initContainers")[0]["command"] = []any{"/sallyport-supervisor", "copy-self", "/nowhere"}
 	m.apply(t)
 	s := wait(t, "bad-volume", time.Minute, ended)
 	if s.code != 125 || !strings.Contains(s.message, "emptyDir") {
@@ -153,7 +155,7 @@ func TestPlatformChoices(t *testing.T) {
 	}{
 		{name: "unknown-user", flags: []string{"--run-as-user", "1000680000"}, script: "id -u; touch made && stat -c %u made", want: "1000680000\n1000680000\n"},
 		{name: "fs-group", flags: []string{"--run-as-user", "1000680000"}, change: func(m manifest) {
-			ctx := at(m.pod(), "spec", "securityContext").(object)
+			ctx := tree.At(m.pod(), "spec", "securityContext").(object)
 			ctx["fsGroup"], ctx["supplementalGroups"] = 1000680000, []any{1000680001}
 		}, script: "id -G; touch made && stat -c %g made", want: "0 1000680000 1000680001\n1000680000\n"},
 		{name: "user-namespace", flags: []string{"--host-users", "false"}, script: "cat /proc/self/uid_map | tr -s ' ' | cut -d' ' -f2,4", want: "0 65536\n", modern: true},

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/internal/testkit/tree"
 )
 
 // secretValue is what is in the pods' Secret; no agent may ever print it.
@@ -137,7 +139,7 @@ func told(t *testing.T, log string) {
 		if !strings.HasPrefix(l, "{") || json.Unmarshal([]byte(l), &e) != nil {
 			continue
 		}
-		if e["disposition"] == "Blocked" && at(e, "dst_endpoint", "hostname") == host && at(e, "actor", "process", "name") == "curl" {
+		if e["disposition"] == "Blocked" && tree.At(e, "dst_endpoint", "hostname") == host && tree.At(e, "actor", "process", "name") == "curl" {
 			event = true
 		}
 	}

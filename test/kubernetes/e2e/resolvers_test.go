@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/internal/testkit/tree"
 	"sallyport/test/programs/resolvers"
 )
 
@@ -40,7 +41,7 @@ func TestResolvers(t *testing.T) {
 	for _, tt := range []struct{ start, bind string }{{"80", "bound"}, {"1024", "Permission denied"}} {
 		t.Run("ip_unprivileged_port_start="+tt.start, func(t *testing.T) {
 			m := generate(t, "resolvers-"+tt.start, clientPolicy+"sockets: {bind: [80]}\n", []string{"--cpu", "2"}, "sh", "-c", lookups(allowed, denied)+bindLow)
-			sysctl := list(m.pod(), "spec", "securityContext", "sysctls")
+			sysctl := tree.List(m.pod(), "spec", "securityContext", "sysctls")
 			if len(sysctl) != 1 || sysctl[0]["value"] != "80" {
 				t.Fatalf("the manifest's sysctls are %v", sysctl)
 			}
