@@ -3,6 +3,7 @@ package pod
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -146,21 +147,18 @@ func covers(dir, p string) bool {
 // copySelf puts this program into dir under the name base, for the containers
 // that share the volume. It appears whole or not at all.
 func copySelf(dir, base string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("finding this program: %w", err)
-	}
-	data, err := os.ReadFile(self)
+	self, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return fmt.Errorf("reading this program: %w", plain(err))
 	}
+	defer self.Close()
 	const hint = "mount an emptyDir there that is large enough"
 	f, err := os.CreateTemp(dir, ".sallyport-")
 	if err != nil {
 		return refuse(hint, "copying to %s: %w", dir, plain(err))
 	}
 	defer os.Remove(f.Name()) // of no effect once it has its name
-	_, err = f.Write(data)
+	_, err = io.Copy(f, self)
 	err = errors.Join(err, f.Chmod(0o755), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), filepath.Join(dir, base))
