@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"sallyport/internal/kernel/caps"
+	"sallyport/internal/policy"
 )
 
 var (
@@ -52,7 +53,7 @@ func becomeNobody() error {
 }
 
 func options() Options {
-	o := Options{Races: *races}
+	o := Options{Mode: policy.Platform, Races: *races} // the other modes are test/modes'
 	if *only != "" {
 		o.Only = strings.Split(*only, ",")
 	}

@@ -10,6 +10,8 @@ import (
 
 // Report is the outcome of a run. Its JSON form is stable.
 type Report struct {
+	Mode    string          `json:"mode"`          // of the sandboxes
+	Why     string          `json:"why,omitempty"` // it is that one, where nobody has named one
 	Results []Result        `json:"results"`
 	Counts  map[Verdict]int `json:"counts"`
 }
@@ -58,7 +60,10 @@ func (r *Report) Table(w io.Writer) error {
 	for _, v := range r.Results {
 		v.explain(w)
 	}
-	_, err := fmt.Fprintf(w, "\n%d cases: %s\n", len(r.Results), r.summary())
+	if r.Why != "" {
+		fmt.Fprintf(w, "\n%s mode: %s\n", r.Mode, r.Why)
+	}
+	_, err := fmt.Fprintf(w, "\n%d cases in %s mode: %s\n", len(r.Results), r.Mode, r.summary())
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"sallyport/internal/confine"
 	"sallyport/internal/policy"
+	"sallyport/internal/supervisor"
 )
 
 // Options say what to try.
@@ -47,7 +48,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Mode == policy.ModeUnset || o.Mode == policy.Platform {
+	report := &Report{Mode: o.Mode.String()}
+	if o.Mode == policy.ModeUnset {
+		c := supervisor.Automatic()
+		o.Mode, report.Mode, report.Why = c.Mode, c.Mode.String(), c.Why
+	}
+	if o.Mode == policy.Platform {
 		cases = withoutWall(cases, WallNamespace)
 	}
 	dir, err := os.MkdirTemp("", "sallyport-attack-")
@@ -59,7 +65,10 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.run(ctx, cases)
+	if err := s.run(ctx, cases, report); err != nil {
+		return nil, err
+	}
+	return report, nil
 }
 
 // withoutWall takes back that a wall may stop the cases: it is not there.
@@ -113,8 +122,7 @@ type suite struct {
 }
 
 // run runs the controls, then each group in a sandbox of its own.
-func (s *suite) run(ctx context.Context, cases []Case) (*Report, error) {
-	report := &Report{}
+func (s *suite) run(ctx context.Context, cases []Case, report *Report) error {
 	var able, controlled []Case
 	lacking := map[string]string{}
 	for _, c := range cases {
@@ -129,19 +137,19 @@ func (s *suite) run(ctx context.Context, cases []Case) (*Report, error) {
 	}
 	out, err := s.side(ctx, false, "", controlled)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	in := map[string]side{}
 	for _, group := range groups(able) {
 		got, err := s.side(ctx, true, group, inGroup(able, group))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for name, v := range got {
 			in[name] = v
 		}
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, c := range cases {
@@ -151,7 +159,7 @@ func (s *suite) run(ctx context.Context, cases []Case) (*Report, error) {
 		}
 		report.add(r)
 	}
-	return report, nil
+	return nil
 }
 
 func groups(cases []Case) []string {

@@ -57,6 +57,7 @@ type demoRow struct {
 
 func newDemo(s Streams) *cobra.Command {
 	var asJSON bool
+	var mode string
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "show the sandbox at work, without a network",
@@ -65,18 +66,24 @@ func newDemo(s Streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			return demo(ctx, s, asJSON)
+			if _, err := parseMode(mode); err != nil {
+				return err
+			}
+			return demo(ctx, s, mode, asJSON)
 		},
 	}
+	cmd.Flags().StringVar(&mode, "mode", "", "network enforcement `MODE` of the sandbox, as for run")
+	cmd.RegisterFlagCompletionFunc("mode", completeMode)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func demo(ctx context.Context, s Streams, asJSON bool) error {
+func demo(ctx context.Context, s Streams, mode string, asJSON bool) error {
 	scene, err := newDemoScene(ctx)
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
+	scene.mode = mode
 	defer scene.close()
 	alone, err := scene.run(ctx, false)
 	if err != nil {
@@ -173,7 +180,7 @@ func (d *demoScene) run(ctx context.Context, sandboxed bool) (demoRun, error) {
 	args := []string{"sh", d.script}
 	env := d.environment()
 	if sandboxed {
-		launch := []string{d.exe, "run", "--policy", d.policy, "--workdir", d.workdir, "--proxy-port", fmt.Sprint(d.proxyPort)}
+		launch := []string{d.exe, "run", "--policy", d.policy, "--workdir", d.workdir, "--proxy-port", fmt.Sprint(d.proxyPort), "--mode", d.mode}
 		for _, kv := range env {
 			launch = append(launch, "--env", kv)
 		}

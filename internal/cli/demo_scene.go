@@ -21,6 +21,7 @@ import (
 // the policy allows and two servers that nothing may reach.
 type demoScene struct {
 	dir, exe, workdir, outside, secret, script, policy string
+	mode                                               string // of run; empty: what it takes by itself
 
 	origin       *http.Server
 	originAddr   string
@@ -193,7 +194,6 @@ func (d *demoScene) writePolicy(context.Context) error {
 		return strings.Join(out, ", ")
 	}
 	text := fmt.Sprintf(`version: 1
-network_enforcement: platform
 filesystem_policy:
   include_workdir: true
   read_only: [%s]

@@ -13,6 +13,7 @@ import (
 	"sallyport/internal/confine"
 	"sallyport/internal/kernel/probe"
 	"sallyport/internal/policy"
+	"sallyport/internal/supervisor"
 )
 
 const doctorHelp = `Tries out what this host can enforce and prints it layer by layer:
@@ -21,7 +22,9 @@ const doctorHelp = `Tries out what this host can enforce and prints it layer by 
   degraded   holds, but for the hole that is named
   refused    cannot hold; run would refuse to start
 
-and below a layer that does not hold, what to do about it. Nothing is changed.
+and below a layer that does not hold, what to do about it. The last line is the
+mode that run takes where neither policy nor --mode names one. Nothing stays
+changed: as root, the network of namespace mode is made and taken down again.
 The exit status is 1 if platform mode cannot hold here.`
 
 // diagnosis is what doctor --json prints; the names are stable, facts may grow.
@@ -29,7 +32,15 @@ type diagnosis struct {
 	Platform  modeReport  `json:"platform"`
 	Namespace modeReport  `json:"namespace"`
 	UserNS    modeReport  `json:"userns"`
+	Choice    choice      `json:"choice"`
 	Facts     probe.Facts `json:"facts"`
+}
+
+// choice is the mode that run takes where nobody names one.
+type choice struct {
+	Mode string `json:"mode"`
+	Why  string `json:"why"`
+	Hint string `json:"hint,omitempty"`
 }
 
 type modeReport struct {
@@ -74,7 +85,8 @@ func diagnose() (diagnosis, error) {
 	if err != nil {
 		wd = "/"
 	}
-	d := diagnosis{Facts: facts}
+	taken := supervisor.Automatic()
+	d := diagnosis{Facts: facts, Choice: choice{taken.Mode.String(), taken.Why, taken.Hint}}
 	for _, m := range []struct {
 		to      *modeReport
 		network confine.Network
@@ -121,9 +133,15 @@ func (d diagnosis) print(w io.Writer) error {
 		}
 	}
 	fmt.Fprintf(t, "\nthe other modes add\n%s%s", d.Namespace.network("namespace"), d.UserNS.network("userns"))
-	if err := t.Flush(); err != nil || len(d.Facts.BlockedSyscalls) == 0 {
+	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\nrefused here before the kernel looks at them: %s\n", strings.Join(d.Facts.BlockedSyscalls, ", "))
+	if len(d.Facts.BlockedSyscalls) > 0 {
+		fmt.Fprintf(w, "\nrefused here before the kernel looks at them: %s\n", strings.Join(d.Facts.BlockedSyscalls, ", "))
+	}
+	_, err := fmt.Fprintf(w, "\nwithout --mode: %s mode, because %s\n", d.Choice.Mode, d.Choice.Why)
+	if err == nil && d.Choice.Hint != "" {
+		_, err = fmt.Fprintf(w, "  remedy: %s\n", d.Choice.Hint)
+	}
 	return err
 }

@@ -74,7 +74,7 @@ func refusals() []refusal {
 		{name: "port taken", run: with("--proxy-port", "PORT"), says: `proxy port PORT on 127.0.0.1 is taken$`},
 		{name: "kernel without Landlock", before: []string{"without", "landlock_create_ruleset"}, run: touch, says: `this kernel has no Landlock, so files cannot be held(;|$)`},
 		{name: "kernel without seccomp", before: []string{"without", "seccomp"}, run: touch, says: `seccomp user notification is not available`},
-		{name: "nested", before: []string{"sallyport", "run", "--policy", "DIR/policy.yaml", "--"}, policy: fmt.Sprintf(onlyFiles, ", /proc"), exe: "DIR/sallyport", run: touch,
+		{name: "nested", before: []string{"sallyport", "run", "--mode", "platform", "--policy", "DIR/policy.yaml", "--"}, policy: fmt.Sprintf(onlyFiles, ", /proc"), exe: "DIR/sallyport", run: touch,
 			says: `(seccomp notification cannot be nested|seccomp user notification is not available)`},
 		{name: "limit of processes", before: []string{"sh", "-c", `echo $$ > "$CGROUP/cgroup.procs" && exec "$@"`, "sh"}, run: touch, says: `no process can be made: the limit of processes is 12 `, skip: root},
 		{name: "disk full", run: []string{"--events", "/dev/full", "--", "sh", "-c", "touch started; curl -sm 5 http://192.0.2.1/; sleep 1000"},
@@ -101,7 +101,7 @@ func TestRefusals(t *testing.T) {
 			if r.exe != "" {
 				exe = r.exe
 			}
-			argv := slices.Concat(r.before, []string{exe, "run"}, r.run)
+			argv := slices.Concat(r.before, []string{exe, "run", "--mode", "platform"}, r.run)
 			for i := range argv {
 				argv[i] = fill(argv[i])
 			}
@@ -131,7 +131,7 @@ func TestMissingPathBestEffort(t *testing.T) {
 		t.Fatal(err)
 	}
 	events := filepath.Join(dir, "events")
-	out, status := start(t, dir, []string{"sallyport", "run", "--policy", dir + "/policy.yaml", "--events", events, "--", "sh", "-c", "echo ran; ls /root"})
+	out, status := start(t, dir, []string{"sallyport", "run", "--mode", "platform", "--policy", dir + "/policy.yaml", "--events", events, "--", "sh", "-c", "echo ran; ls /root"})
 	if status == 0 || !strings.Contains(out, "ran\n") || !strings.Contains(out, "ermission denied") {
 		t.Errorf("status %d, want a program that ran and could not read /root\n%s", status, out)
 	}

@@ -26,6 +26,10 @@ why, 126 that it cannot be executed, 127 that it was not found.
 Without --policy nothing outside can be reached: the program may write below
 the working directory and /tmp, and read the system's directories.
 
+Without --mode, and where the policy does not name one, it is namespace mode if
+this process has the privilege for it and the host can hold it, else platform
+mode. A line says which and why; "sallyport doctor" tells beforehand.
+
 The policy file is followed: a change takes force as a whole, or is reported and
 changes nothing. A file that the program could write, such as one below its
 working directory, is not followed; "sallyport policy set" works for any.
@@ -68,7 +72,7 @@ func newRun(s Streams) *cobra.Command {
 	fl.StringVar(&f.policy, "policy", "", "policy `FILE`; without it nothing outside can be reached")
 	fl.StringVar(&f.config, "config", "", "run configuration `FILE`: providers of credentials, and inference.local")
 	fl.StringArrayVar(&f.provider, "provider", nil, "let the program use a credential without having it, `NAME=SOURCE`, such as github=env:GH_TOKEN; may be repeated")
-	fl.StringVar(&f.mode, "mode", "", "network enforcement `MODE`: platform, namespace or userns; default: the policy's, else platform")
+	fl.StringVar(&f.mode, "mode", "", "network enforcement `MODE`: platform, namespace or userns; default: the policy's, else the strictest that can be had")
 	fl.StringVar(&f.workdir, "workdir", "", "the program's working directory `DIR`; default: this one")
 	fl.StringArrayVar(&f.env, "env", nil, "set a variable for the program, `NAME=VALUE`; may be repeated")
 	fl.StringArrayVar(&f.resolve, "resolve", nil, "use this address for a name, `NAME=ADDR`; judged like any other; may be repeated")

@@ -23,9 +23,19 @@ func TestMain(m *testing.M) {
 }
 
 // TestScript runs testdata/*.txtar, which read as the manual of each command.
-// A script finds itself in a directory that everybody can reach, because
-// root's agent is not root.
+// Root runs them in a network namespace of the test, because root's sandboxes
+// make interfaces.
 func TestScript(t *testing.T) {
+	if os.Geteuid() == 0 {
+		testkit.Netns(t, scripts)
+	} else {
+		scripts(t)
+	}
+}
+
+// scripts runs each script in a directory that everybody can reach, because
+// root's agent is not root.
+func scripts(t *testing.T) {
 	root, err := testkit.PublicDir(t)
 	if err != nil {
 		t.Fatal(err)

@@ -23,9 +23,10 @@ import (
 // netspace is the network namespace that the supervisor makes for the agent. A nil
 // one stands for the namespace of the host.
 type netspace struct {
-	ns   *netns.Namespace
-	link netns.Link
-	log  *nft.Listener // nil where the kernel cannot log
+	ns       *netns.Namespace
+	link     netns.Link
+	log      *nft.Listener // nil where the kernel cannot log
+	patience time.Duration // how long the proxy may take to answer
 }
 
 // The threads that wait in the namespace: one forks the guard and stays with it,
@@ -34,15 +35,39 @@ const threadsInside = 2
 
 const userNSHint = "use platform mode, or let users make namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0"
 
-const elsewhere = "start it with sudo, or use --mode userns or --mode platform"
+const elsewhere = "start it with sudo, or use --mode userns"
 
-// isolate makes the agent's network namespace while the supervisor still may,
-// closes it, and proves that the proxy can be reached from there and that
-// nothing else can.
+// isolate makes the agent's network namespace while the supervisor still may, and
+// settles the mode if nobody has named one.
 func (s *sandbox) isolate() error {
-	if s.mode != policy.Namespace {
+	why := ""
+	switch s.mode {
+	case policy.Namespace:
+		if err := s.makeNetwork(patience); err != nil {
+			return err
+		}
+	case policy.ModeUnset:
+		c := s.strictest()
+		if s.mode = c.Mode; c.Mode != policy.Namespace {
+			s.note("%v", c)
+			return nil
+		}
+		why = c.Why + "; "
+	default:
 		return nil
 	}
+	l := s.space.link
+	for _, n := range l.Notes {
+		s.note("second wall missing: %s", n)
+	}
+	s.note("namespace mode: %sthe agent is %v behind %s, and the proxy %v is its only way out", why, l.Agent(), l.Name, s.proxyAddr)
+	return nil
+}
+
+// makeNetwork makes a network namespace with a way to the proxy, closes it, and
+// proves that the proxy can be reached from there and that nothing else can. Of a
+// network that cannot be had, what is there is left to removeNetwork.
+func (s *sandbox) makeNetwork(wait time.Duration) error {
 	if err := mayIsolate(); err != nil {
 		return err
 	}
@@ -50,7 +75,7 @@ func (s *sandbox) isolate() error {
 	if err != nil {
 		return cannotIsolate(err)
 	}
-	s.space = &netspace{ns: ns}
+	s.space = &netspace{ns: ns, patience: wait}
 	if s.space.link, err = ns.Connect(); err != nil {
 		return cannotIsolate(err)
 	}
@@ -58,14 +83,10 @@ func (s *sandbox) isolate() error {
 	if s.listener, s.proxyAddr, err = listenProxy(s.o.ProxyPort, l.Host(), l.Name); err != nil {
 		return err
 	}
-	for _, n := range l.Notes {
-		s.note("second wall missing: %s", n)
-	}
-	if s.o.Off&confine.WallPackets != 0 {
-		return s.proveReach()
-	}
-	s.note("namespace mode: the agent is %v behind %s, and the proxy %v is its only way out", l.Agent(), l.Name, s.proxyAddr)
 	steps := []func() error{s.packetRules, s.proveReach, s.proveClosed, s.listenToRefusals}
+	if s.o.Off&confine.WallPackets != 0 {
+		steps = []func() error{s.proveReach}
+	}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return cannotIsolate(err)
@@ -74,15 +95,31 @@ func (s *sandbox) isolate() error {
 	return nil
 }
 
+// removeNetwork takes down what makeNetwork has made, and does not wait for the
+// kernel to find that nobody is left in it.
+func (s *sandbox) removeNetwork() {
+	if s.listener != nil {
+		s.listener.Close()
+	}
+	if s.space != nil {
+		s.space.link.Remove()
+	}
+	s.space.close()
+	s.listener, s.proxyAddr, s.space = nil, netip.AddrPort{}, nil
+}
+
 // mayIsolate asks for the two capabilities before anything is made.
 func mayIsolate() error {
+	if MustExecAsAgent() {
+		return refused("build it with CGO_ENABLED=0"+orPlatform, "namespace mode needs a sallyport that was built without cgo")
+	}
 	have, err := caps.Read()
 	if err != nil {
 		return refused("", "reading capabilities: %w", err)
 	}
 	const need = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_NET_ADMIN
 	if lack := need &^ have.Effective; lack != 0 {
-		return refused(elsewhere, "namespace mode needs CAP_SYS_ADMIN and CAP_NET_ADMIN, and this process (uid %d) lacks %s",
+		return refused(elsewhere+orPlatform, "namespace mode needs CAP_SYS_ADMIN and CAP_NET_ADMIN, and this process (uid %d) lacks %s",
 			os.Geteuid(), strings.Join(caps.Names(lack), " and "))
 	}
 	return nil
@@ -101,19 +138,22 @@ func (s *sandbox) listenToRefusals() error {
 	})
 }
 
+// orPlatform ends every remedy: there is a mode that needs nothing of this.
+const orPlatform = ", or use --mode platform"
+
 // hindrances puts what a host refuses into words.
 var hindrances = []struct {
-	err       error
-	say, hint string
+	err         error
+	say, remedy string
 }{
-	{netns.ErrTaken, "every address range for the veth pair is in use on this host", "free 10.200.0.0/24 (ip route), or use --mode platform"},
-	{nft.ErrNone, "this kernel has no nftables, so namespace mode cannot hold", "load the module nf_tables, or use --mode platform"},
-	{unix.EPERM, "this container does not let even root make a network namespace", "give the container CAP_SYS_ADMIN and CAP_NET_ADMIN and a seccomp profile that allows unshare and setns, or use --mode platform"},
-	{unix.EACCES, "a security module forbids network namespaces", "see the audit log, or use --mode platform"},
-	{unix.EOPNOTSUPP, "this kernel has no veth pairs", "load the module veth, or use --mode platform"},
+	{netns.ErrTaken, "every address range for the veth pair is in use on this host", "free 10.200.0.0/24 (ip route)"},
+	{nft.ErrNone, "this kernel has no nftables, so namespace mode cannot hold", "load the module nf_tables"},
+	{unix.EPERM, "this container does not let even root make a network namespace", "give the container CAP_SYS_ADMIN and CAP_NET_ADMIN and a seccomp profile that allows unshare and setns"},
+	{unix.EACCES, "a security module forbids network namespaces", "see the audit log"},
+	{unix.EOPNOTSUPP, "this kernel has no veth pairs", "load the module veth"},
 	{unix.ENOSPC, "the limit of network namespaces is reached", "raise user.max_net_namespaces, or end other sandboxes"},
-	{unix.EINVAL, "this kernel has no network namespaces", "use --mode platform"},
-	{fs.ErrNotExist, "/proc is not mounted", "mount it, or use --mode platform"},
+	{unix.EINVAL, "this kernel has no network namespaces", "build it with CONFIG_NET_NS"},
+	{fs.ErrNotExist, "/proc is not mounted", "mount it"},
 }
 
 func cannotIsolate(err error) error {
@@ -123,10 +163,10 @@ func cannotIsolate(err error) error {
 	}
 	for _, h := range hindrances {
 		if errors.Is(err, h.err) {
-			return refused(h.hint, "%s: %w", h.say, err)
+			return refused(h.remedy+orPlatform, "%s: %w", h.say, err)
 		}
 	}
-	return refused("use --mode platform", "making the agent's network: %w", err)
+	return refused("sallyport doctor says what this host offers"+orPlatform, "making the agent's network: %w", err)
 }
 
 // patience is how long the proxy may take to answer over the veth pair. It takes
@@ -137,10 +177,10 @@ const patience = 5 * time.Second
 func (s *sandbox) proveReach() error {
 	l := s.space.link
 	if err := s.space.reach(s.proxyAddr); err != nil {
-		return refused(fmt.Sprintf("let the host's firewall accept TCP from interface %s* (nft: iifname %q accept; firewalld: add it to the trusted zone), or use --mode platform", netns.LinkPrefix, netns.LinkPrefix+"*"),
+		return refused(fmt.Sprintf("let the host's firewall accept TCP from interface %s* (nft: iifname %q accept; firewalld: add it to the trusted zone)", netns.LinkPrefix, netns.LinkPrefix+"*")+orPlatform,
 			"a firewall of this host stands between %v and the proxy on %v: %w", l.Agent(), s.proxyAddr, err)
 	}
-	s.listener.SetDeadline(time.Now().Add(patience))
+	s.listener.SetDeadline(time.Now().Add(s.space.patience))
 	c, err := s.listener.AcceptTCP()
 	s.listener.SetDeadline(time.Time{})
 	if err != nil {
@@ -159,14 +199,14 @@ func (s *sandbox) proveClosed() error {
 	}
 	defer other.Close()
 	if err := s.space.reach(at); err == nil {
-		return refused("use --mode platform", "bug: the packet rules let a connection to %v through", at)
+		return refused("tell the maintainers"+orPlatform, "bug: the packet rules let a connection to %v through", at)
 	}
 	return nil
 }
 
 // reach connects to a from inside, and closes the connection.
 func (in *netspace) reach(a netip.AddrPort) error {
-	c, err := in.dial(a, patience)
+	c, err := in.dial(a, in.patience)
 	if err == nil {
 		c.Close()
 	}

@@ -238,6 +238,19 @@ func ExecAsAgent(o Options, argv, env []string) error {
 	if err != nil {
 		return err
 	}
+	s := &sandbox{o: o, policy: o.Policy}
+	if s.policy == nil {
+		s.policy = &policy.Policy{}
+	}
+	if err := s.chooseMode(); err != nil {
+		return err
+	}
+	switch s.mode {
+	case policy.Namespace:
+		return mayIsolate()
+	case policy.ModeUnset:
+		o.note("%v", s.strictest())
+	}
 	o.note("started as root: the agent and its supervisor run as uid %d without capabilities", who.UID)
 	if o.Workdir == "" {
 		o.Workdir, _ = os.Getwd() // of no consequence but HOME; the new program says what is wrong with it

@@ -47,6 +47,7 @@ func beSupervisor(raw string) int {
 	}
 	os.Unsetenv("SUPERVISOR_TEST")
 	o := Options{
+		Mode:    policy.Platform, // the other modes are test/modes'
 		Command: s.Command, Workdir: s.Workdir, UpstreamCA: s.UpstreamCA, Base: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Note: func(n string) { fmt.Fprintln(os.Stderr, "note:", n) },
 	}

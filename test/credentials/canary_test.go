@@ -212,7 +212,7 @@ func (s *scene) start(t *testing.T, secrets map[string]string, as *syscall.Crede
 	fatal(t, err)
 	fatal(t, os.WriteFile(filepath.Join(work, "cases.json"), b, 0o644))
 
-	args := []string{"run", "--policy", policy, "--config", config, "--workdir", work, "--events", s.file("events.jsonl"),
+	args := []string{"run", "--mode", "platform", "--policy", policy, "--config", config, "--workdir", work, "--events", s.file("events.jsonl"),
 		"--upstream-ca", s.file("ca.pem"), "--env", "HOME=" + work}
 	for _, h := range hosts {
 		if !strings.Contains(h.name, ":") {

@@ -73,7 +73,7 @@ func (s *scene) startAsking(t *testing.T) func(url string) string {
 	fatal(t, os.Mkdir(work, 0o755))
 	fatal(t, os.Chown(work, testkit.NobodyID, testkit.NobodyID))
 	policy, config := s.write(t, "policy.yaml", refreshPolicy), s.write(t, "run.yaml", refreshConfig)
-	cmd := exec.Command(s.bin, "run", "--policy", policy, "--config", config, "--workdir", work, "--upstream-ca", s.file("ca.pem"),
+	cmd := exec.Command(s.bin, "run", "--mode", "platform", "--policy", policy, "--config", config, "--workdir", work, "--upstream-ca", s.file("ca.pem"),
 		"--resolve", "api.example=203.0.113.10", "--resolve", "model.example=203.0.113.15", "--", "sh", "-c", strings.ReplaceAll(refreshAgent, "answer-$n", "/dev/null"))
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "XDG_STATE_HOME=" + s.file("state")}
 	out, err := os.Create(s.file("output"))

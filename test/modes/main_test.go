@@ -57,6 +57,7 @@ type sandbox struct {
 	Off     confine.Walls
 	Lacks   string // what the host of this supervisor lacks, a key of lacking
 	Events  string
+	Notes   bool // says what a person should know
 }
 
 // lacking are hosts that refuse something, as a container's seccomp profile or a
@@ -79,6 +80,9 @@ func beSupervisor(raw string) int {
 	o := supervisor.Options{
 		Command: s.Command, Workdir: s.Workdir, Base: os.Environ(), Mode: s.Mode, Resolve: s.Resolve, Off: s.Off, Events: s.Events,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Version: "test",
+	}
+	if s.Notes {
+		o.Note = func(text string) { fmt.Fprintln(os.Stderr, "note:", text) }
 	}
 	if s.Policy != "" {
 		p, _, err := policy.Parse("test.yaml", []byte(s.Policy))
@@ -125,6 +129,8 @@ type who struct {
 var (
 	root   = who{"root", nil}
 	nobody = who{"uid 65534", &syscall.Credential{Uid: testkit.NobodyID, Gid: testkit.NobodyID}}
+	daemon = who{"daemon", &syscall.Credential{Uid: 1, Gid: 1}}    // has a name, and is not who unmapped owners look like
+	lent   = who{"uid 65534 with the two capabilities", nobody.as} // they are ambient
 )
 
 // bench is what the tests of one network namespace share.
@@ -176,6 +182,9 @@ func (b *bench) command(t *testing.T, by who, s sandbox) *exec.Cmd {
 	c := exec.Command(b.exe)
 	c.Env = append(os.Environ(), supervisorVar+"="+string(raw))
 	c.SysProcAttr = &syscall.SysProcAttr{Credential: by.as, Pdeathsig: syscall.SIGKILL}
+	if by == lent {
+		c.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN}
+	}
 	c.Dir = "/"
 	return c
 }

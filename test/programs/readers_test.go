@@ -92,7 +92,7 @@ func TestReaders(t *testing.T) {
 			{"operations", []string{`result {"data":{"viewer":"viewer done"}}`, `ended 1008 .*mutation.*`}},
 		} {
 			t.Run(c.what, func(t *testing.T) {
-				args := []string{"run", "--policy", policy, "--workdir", work, "--upstream-ca", filepath.Join(s.dir, "root.pem"), "--env", "HOME=" + work, "--",
+				args := []string{"run", "--mode", "platform", "--policy", policy, "--workdir", work, "--upstream-ca", filepath.Join(s.dir, "root.pem"), "--env", "HOME=" + work, "--",
 					"sh", "-c", unset + "exec node " + filepath.Join(npm, "client.mjs") + " " + c.what + " " + allowedHost}
 				o := s.sallyport(t, args...)
 				want := regexp.MustCompile(`(?m)\A` + strings.Join(c.wants, `\n`) + `\n\z`)

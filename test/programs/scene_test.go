@@ -164,7 +164,7 @@ func (s *scene) run(t *testing.T, work, script string, flags ...string) outcome 
 }
 
 func (s *scene) args(work, script string, flags []string) []string {
-	args := append([]string{"run", "--policy", s.policy, "--workdir", work}, flags...)
+	args := append([]string{"run", "--mode", "platform", "--policy", s.policy, "--workdir", work}, flags...)
 	env := []string{
 		"HOME=" + work, "GOPATH=" + work + "/gopath", "GOCACHE=" + work + "/gocache", "GOMODCACHE=" + work + "/modcache", "GOTOOLCHAIN=local",
 		"CARGO_HOME=" + work + "/cargo", "npm_config_cache=" + work + "/npm", "PATH=" + s.path,

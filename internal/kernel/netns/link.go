@@ -54,6 +54,21 @@ func (n *Namespace) Connect() (Link, error) {
 	return l, nil
 }
 
+// Remove takes the pair down, if it is there. It needs CAP_NET_ADMIN.
+func (l Link) Remove() error {
+	if l.Name == "" {
+		return nil
+	}
+	host, err := netlink.LinkByName(l.Name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkDel(host)
+	}
+	return step("taking the veth pair down", err)
+}
+
 // Try makes a veth pair with both ends in n, to see whether it can be done.
 func (n *Namespace) Try() error {
 	return n.Do(func() error {

@@ -236,6 +236,81 @@ func TestSecondSandboxTakesAnotherRange(t *testing.T) {
 	}, "10.200.128.5")
 }
 
+// A route of the host that overlaps a range, such as a VPN's, is never hidden by
+// the pair's: whatever its table and type, another range is taken.
+func TestRoutesAreNotHidden(t *testing.T) {
+	testkit.Netns(t, func(t *testing.T) {
+		vpn := netlink.NewVeth(netlink.LinkAttrs{Name: "vpn0"})
+		vpn.PeerName = "vpn1"
+		if err := netlink.LinkAdd(vpn); err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.LinkSetUp(vpn); err != nil {
+			t.Fatal(err)
+		}
+		for _, tt := range []struct {
+			name, dst   string
+			table, kind int
+			want        string
+		}{
+			{"a part of the range", "10.200.0.64/26", unix.RT_TABLE_MAIN, unix.RTN_UNICAST, "10.200.128.0/30"},
+			{"one host in it", "10.200.0.9/32", unix.RT_TABLE_MAIN, unix.RTN_UNICAST, "10.200.128.0/30"},
+			{"more than the range", "10.200.0.0/16", unix.RT_TABLE_MAIN, unix.RTN_UNICAST, "192.168.200.0/30"},
+			{"another table", "10.200.0.0/17", 51820, unix.RTN_UNICAST, "10.200.128.0/30"},
+			{"a hole", "10.0.0.0/8", unix.RT_TABLE_MAIN, unix.RTN_BLACKHOLE, "192.168.200.0/30"},
+		} {
+			dst := netip.MustParsePrefix(tt.dst)
+			r := &netlink.Route{Table: tt.table, Type: tt.kind, Dst: &net.IPNet{IP: dst.Addr().AsSlice(), Mask: net.CIDRMask(dst.Bits(), 32)}}
+			if tt.kind == unix.RTN_UNICAST {
+				r.LinkIndex, r.Scope = vpn.Attrs().Index, netlink.SCOPE_LINK
+			}
+			if err := netlink.RouteAdd(r); err != nil {
+				t.Fatalf("%s: %v", tt.name, err)
+			}
+			n, err := New(0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := n.Connect()
+			if err != nil || l.Prefix.String() != tt.want {
+				t.Errorf("%s, %s: Connect = %v, %v, want %s", tt.name, tt.dst, l.Prefix, err, tt.want)
+			}
+			if tt.table == unix.RT_TABLE_MAIN && tt.kind == unix.RTN_UNICAST {
+				to, err := netlink.RouteGet(dst.Addr().AsSlice())
+				if err != nil || len(to) != 1 || to[0].LinkIndex != vpn.Attrs().Index {
+					t.Errorf("%s: %v goes to %v, %v, want %s still", tt.name, dst.Addr(), to, err, vpn.Name)
+				}
+			}
+			if err := l.Remove(); err != nil {
+				t.Error(err)
+			}
+			n.Close()
+			if err := netlink.RouteDel(r); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// Remove takes the pair down at once, and once is enough.
+func TestRemoveLink(t *testing.T) {
+	testkit.Netns(t, func(t *testing.T) {
+		before := interfaces(t)
+		_, l := connected(t)
+		for range 2 {
+			if err := l.Remove(); err != nil {
+				t.Error(err)
+			}
+			if d := cmp.Diff(before, interfaces(t)); d != "" {
+				t.Errorf("left behind (-before +after):\n%s", d)
+			}
+		}
+		if err := (Link{}).Remove(); err != nil {
+			t.Errorf("Remove of no link: %v", err)
+		}
+	})
+}
+
 func TestEveryRangeTaken(t *testing.T) {
 	testkit.Netns(t, func(t *testing.T) {
 		lo, err := netlink.LinkByName("lo")
