@@ -37,7 +37,7 @@ lint: ## go vet, gofmt, golangci-lint of tools/go.mod
 	$(GO) vet ./...
 	$(GO) tool -modfile=tools/go.mod golangci-lint run
 
-fuzz: ## each fuzz target for FUZZ (10s)
+fuzz: ## each fuzz target for FUZZ (10s, or a number of inputs: 500x)
 	@GO=$(GO) test/fuzz.sh $(FUZZ)
 
 gen: ## generate the Go code of api/*.proto

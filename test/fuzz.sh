@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs each fuzz target for the time given, 10s without one.
+# Runs each fuzz target for the time or number of inputs given, 10s without one.
 set -eu
 cd "$(dirname "$0")/.."
 grep -rl --include='*_test.go' '^func Fuzz' internal | while read -r file; do
