@@ -46,13 +46,13 @@ func processCases() []Case {
 			What: "find secrets and loader variables of the caller in its own environment"},
 		{Name: "terminal", Category: Processes, twin: "child", attack: terminal, stops: []stop{filter, by(WallFiles, "EACCES"), by(WallLaunch, "ENXIO")},
 			What: "push characters into a terminal of the same user"},
-		{Name: "fork_bomb", Category: Processes, group: "bomb", control: noControl, attack: forkBomb, outside: nil, stops: []stop{by(WallGuard, wordEnded)}, limit: time.Minute,
+		{Name: "fork_bomb", Category: Processes, group: "bomb", control: noControl, attack: forkBomb, outside: nil, stops: []stop{by(WallGuard, wordEnded)}, limit: 3 * time.Minute,
 			What: "leave hundreds of processes behind, in sessions of their own, deaf to signals"},
-		{Name: "descriptor_flood", Category: Processes, group: "flood", control: noControl, attack: descriptorFlood, stops: []stop{by(WallGate, wordEnded)}, limit: time.Minute,
+		{Name: "descriptor_flood", Category: Processes, group: "flood", control: noControl, attack: descriptorFlood, stops: []stop{by(WallGate, wordEnded)}, limit: 3 * time.Minute,
 			What: "hold more sockets than the supervisor can count, then see whether others still get theirs"},
-		{Name: "notify_flood", Category: Processes, group: "flood", control: noControl, attack: notifyFlood, stops: []stop{by(WallGate, wordEnded)}, limit: 2 * time.Minute,
+		{Name: "notify_flood", Category: Processes, group: "flood", control: noControl, attack: notifyFlood, stops: []stop{by(WallGate, wordEnded)}, limit: 6 * time.Minute,
 			What: "make notified calls from ten thousand threads at once"},
-		{Name: "supervisor_killed", Category: Processes, group: "killed", control: noControl, attack: outliveSupervisor, outside: killSupervisor, stops: []stop{by(WallGuard, wordEnded)}, limit: time.Minute,
+		{Name: "supervisor_killed", Category: Processes, group: "killed", control: noControl, attack: outliveSupervisor, outside: killSupervisor, stops: []stop{by(WallGuard, wordEnded)}, limit: 3 * time.Minute,
 			What: "go on, or get out, after the supervisor was killed"},
 	}
 }

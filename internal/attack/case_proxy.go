@@ -1,7 +1,5 @@
 package attack
 
-import "time"
-
 // proxyCases speak to the proxy. Unsandboxed they speak to one without rules,
 // which takes every form of a name that some program takes.
 func proxyCases() []Case {
@@ -10,7 +8,7 @@ func proxyCases() []Case {
 		return Case{Name: name, Category: Proxy, twin: "proxy", attack: attack, stops: []stop{denied}, What: what}
 	}
 	keep := func(name, what string, attack func(*agent)) Case {
-		return Case{Name: name, Category: Proxy, twin: "proxy", control: mustKeep, attack: attack, limit: 40 * time.Second, What: what}
+		return Case{Name: name, Category: Proxy, twin: "proxy", control: mustKeep, attack: attack, What: what}
 	}
 	stranger := c("stranger", "use the proxy from a process outside of the sandbox", strangerCase)
 	stranger.outside = strangerAsks

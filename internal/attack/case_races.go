@@ -24,7 +24,7 @@ func raceCases() []Case {
 		bound,
 		race("unix_symlink_race", "exchange a unix socket for a link to another one while it is being connected", unixSymlinkRace),
 		race("descriptor_race", "put another descriptor in the place of the one that is being connected", descriptorRace),
-		{Name: "signals_kept", Category: Sockets, twin: "proxy", control: mustKeep, attack: signalsKept, limit: time.Minute,
+		{Name: "signals_kept", Category: Sockets, twin: "proxy", control: mustKeep, attack: signalsKept, limit: 3 * time.Minute,
 			What: "keep every call whole while signals interrupt them: none lost, none doubled"},
 	}
 }
