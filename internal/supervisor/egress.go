@@ -35,6 +35,9 @@ func (s *sandbox) buildEgress() error {
 	if err != nil {
 		return err
 	}
+	if s.ends.Authority, err = s.authority(); err != nil {
+		return err
+	}
 	s.pins = newPins(&proxy.SystemResolver{Fixed: s.o.Resolve}, s.policy)
 	o := proxy.Options{
 		Decider:   first.decider(),
@@ -45,10 +48,7 @@ func (s *sandbox) buildEgress() error {
 	if s.creds.injector != nil {
 		o.Secrets = s.creds.injector
 	}
-	if s.proxy, err = proxy.New(o); err != nil {
-		return err
-	}
-	s.trust, err = newTrust(s.ends.PEM(), s.roots)
+	s.proxy, err = proxy.New(o)
 	return err
 }
 

@@ -22,6 +22,7 @@ import (
 	"sallyport/internal/confine/stage"
 	"sallyport/internal/egress/dns"
 	"sallyport/internal/egress/identity"
+	"sallyport/internal/egress/inspect"
 	"sallyport/internal/egress/middleware"
 	"sallyport/internal/egress/proxy"
 	"sallyport/internal/event"
@@ -45,6 +46,7 @@ type sandbox struct {
 	proxyAddr   netip.AddrPort
 	ledger      *identity.Ledger
 	proxy       *proxy.Server
+	authority   func() (*inspect.Authority, error) // made beside the start, once
 	ends        ends
 	roots       []byte // further ones for servers, PEM
 	trust       *trust
@@ -104,7 +106,7 @@ func exitStatus(err error) int {
 func (s *sandbox) prepare() error {
 	steps := []func() error{
 		s.haveRoom, s.choosePolicy, s.chooseMode, s.loadUpstream, s.openEvents, s.gatherCredentials, s.isolate, s.becomeAgent, s.harden,
-		s.lookAround, s.buildEgress, s.buildPlan, s.secureCredentials, s.openControl,
+		s.lookAround, s.makeTrust, s.buildEgress, s.buildPlan, s.secureCredentials, s.openControl,
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -318,11 +320,21 @@ func (s *sandbox) lookAround() error {
 	return err
 }
 
+// makeTrust begins to write what the agent is to trust.
+func (s *sandbox) makeTrust() error {
+	s.trust = newTrust(s.authority, s.roots)
+	return nil
+}
+
 // build plans with what is known by now.
 func (s *sandbox) build() (*confine.Plan, error) {
 	readable := s.o.Readable
 	if s.trust != nil {
-		readable = append([]string{s.trust.dir}, readable...)
+		dir, err := s.trust.place()
+		if err != nil {
+			return nil, err
+		}
+		readable = append([]string{dir}, readable...)
 	}
 	plan, err := confine.Build(confine.Input{
 		Policy: s.policy, Workdir: s.o.Workdir, ProxyPort: s.proxyAddr.Port(),

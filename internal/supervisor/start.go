@@ -43,7 +43,7 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 	defer stopForwarding()
 
 	if err := s.trust.ready(); err != nil {
-		return 0, refused("", "the session's certificate: %w", err)
+		return 0, err
 	}
 	agent, findings, err := s.plan.Apply(stage.Spec{
 		Path: path, Args: s.o.Command, Env: env, Dir: s.o.Workdir,
@@ -158,6 +158,7 @@ func (s *sandbox) keep(caller context.Context) (int, error) {
 		status, err = killed, nil // the caller has ended it, and nobody was left to tell the status
 	}
 	cancel()
+	wg.Go(s.trust.close)
 	s.listener.Close()
 	s.publisher.close()
 	closeGate() // nobody is left to be answered; kernels before Linux 6.11 do not tell

@@ -1,14 +1,16 @@
 package supervisor
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,12 +28,15 @@ type ends struct {
 // trust is how programs inside come to accept the session's authority: files in
 // a directory of the session's own. The authority's key is not among them.
 type trust struct {
-	dir     string
+	dir     string // known once made is closed
 	lock    *os.File
+	made    chan struct{} // closed when the directory is there, or err says why not
 	written chan struct{} // closed when the PEM files are there, or err says why not
 	err     error
-	closing atomic.Bool
+	ctx     context.Context // ends when nobody wants the files any more
+	cancel  context.CancelFunc
 	done    chan struct{} // closed when nothing is written any more
+	closed  sync.Once
 }
 
 // The files. A program that takes further roots gets the authority; one whose
@@ -42,6 +47,9 @@ const (
 	bundleFile    = "bundle.pem"
 	keystoreFile  = "truststore.jks"
 )
+
+// maxBundle bounds what is read of the roots, in bytes; a system's have 200 KiB.
+const maxBundle = 8 << 20
 
 // trusting are the variables by which runtimes and tools are told of roots.
 var trusting = []struct{ name, file, of string }{
@@ -66,12 +74,29 @@ var systemRoots = []string{
 	"/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
 }
 
-// newTrust makes the directory and writes its files meanwhile. Java's comes last
-// and is not waited for: it takes longer than all others, and a Java machine to
-// start takes longer still.
-func newTrust(authority, further []byte) (*trust, error) {
-	t := &trust{written: make(chan struct{}), done: make(chan struct{})}
-	var err error
+// newTrust makes the directory and its files, beside what the caller does
+// meanwhile. Java's comes last and is not waited for: it takes longer than all
+// others, and a Java machine to start takes longer still.
+func newTrust(authority func() (*inspect.Authority, error), further []byte) *trust {
+	t := &trust{made: make(chan struct{}), written: make(chan struct{}), done: make(chan struct{})}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	go func() {
+		defer close(t.done)
+		t.err = t.makeDir()
+		close(t.made)
+		var bundle *os.File
+		if t.err == nil {
+			bundle, t.err = t.writeRoots(authority, further)
+		}
+		close(t.written)
+		if bundle != nil {
+			t.writeKeystore(bundle)
+		}
+	}()
+	return t
+}
+
+func (t *trust) makeDir() (err error) {
 	for _, parent := range []string{os.Getenv("XDG_RUNTIME_DIR"), os.TempDir(), "/tmp", "/var/tmp", "/dev/shm"} {
 		if parent == "" {
 			continue
@@ -82,19 +107,48 @@ func newTrust(authority, further []byte) (*trust, error) {
 		}
 	}
 	if err != nil {
-		return nil, refused("set TMPDIR to a directory that can be written", "a directory for the session's certificate: %w", err)
+		return refused("set TMPDIR to a directory that can be written", "a directory for the session's certificate: %w", err)
 	}
-	go func() {
-		defer close(t.done)
-		bundle := roots(authority, further)
-		t.err = errors.Join(t.write(authorityFile, authority), t.write(bundleFile, bundle))
-		close(t.written)
-		if !t.closing.Load() {
-			t.write(keystoreFile, inspect.Keystore(bundle)) // without it, Java trusts nobody: closed, not open
-			removeStale(filepath.Dir(t.dir))
-		}
-	}()
-	return t, nil
+	return nil
+}
+
+// writeRoots writes the PEM files. Nobody looks at them before they are whole. It
+// returns the one with all roots, open for reading; the caller closes it.
+func (t *trust) writeRoots(authority func() (*inspect.Authority, error), further []byte) (bundle *os.File, err error) {
+	a, err := authority()
+	if err == nil {
+		err = t.write(authorityFile, a.PEM())
+	}
+	if err == nil {
+		bundle, err = t.create(bundleFile)
+	}
+	if err == nil {
+		err = writeBundle(bundle, further, a.PEM())
+	}
+	if err != nil {
+		bundle.Close() // nil is fine
+		return nil, refused("", "the session's certificate: %w", err)
+	}
+	return bundle, nil
+}
+
+// writeKeystore writes Java's file. Without it, Java trusts nobody: closed, not
+// open. It owns bundle.
+func (t *trust) writeKeystore(bundle *os.File) {
+	defer bundle.Close()
+	if _, err := bundle.Seek(0, io.SeekStart); err != nil {
+		return
+	}
+	pem, err := io.ReadAll(io.LimitReader(bundle, maxBundle)) // the agent may have made it longer
+	if err != nil {
+		return
+	}
+	store, err := inspect.Keystore(t.ctx, pem)
+	if err != nil {
+		return
+	}
+	t.write(keystoreFile, store)
+	removeStale(filepath.Dir(t.dir))
 }
 
 // trustPrefix begins the name of every such directory.
@@ -131,33 +185,57 @@ func removeStale(parent string) {
 	}
 }
 
-// roots are the system's, the caller's and the session's in one.
-func roots(authority, further []byte) []byte {
-	for _, name := range append([]string{os.Getenv("SSL_CERT_FILE")}, systemRoots...) {
-		if b, err := os.ReadFile(name); err == nil {
-			return slices.Concat(b, []byte{'\n'}, further, authority)
-		}
+// create makes a file in the directory. The last one is made while the agent
+// runs, and where the policy grants the directory above, as the default one does
+// with /tmp, the agent can put a link in the file's place or the directory's. So
+// nothing is looked up but in the directory that is held open, and what is there
+// already is not written to.
+func (t *trust) create(name string) (*os.File, error) {
+	fd, err := unix.Openat(int(t.lock.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o444)
+	if err != nil {
+		return nil, &os.PathError{Op: "create", Path: filepath.Join(t.dir, name), Err: err}
 	}
-	return slices.Concat(further, authority)
+	return os.NewFile(uintptr(fd), name), nil
 }
 
-// write makes a file that is whole as soon as it has its name. The last one is
-// written while the agent runs, and where the policy grants the directory above,
-// as the default one does with /tmp, the agent can put a link in the file's place or the
-// directory's. So nothing is looked up but in the directory that is held open, and
-// what is there already is not written to.
+// write makes a file that is whole as soon as it has its name.
 func (t *trust) write(name string, b []byte) error {
-	at := int(t.lock.Fd())
-	fd, err := unix.Openat(at, name+".new", unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o444)
+	f, err := t.create(name + ".new")
 	if err != nil {
-		return &os.PathError{Op: "create", Path: filepath.Join(t.dir, name+".new"), Err: err}
+		return err
 	}
-	f := os.NewFile(uintptr(fd), name)
 	_, err = f.Write(b)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
+	at := int(t.lock.Fd())
 	return unix.Renameat(at, name+".new", at, name)
+}
+
+// writeBundle makes a file of the system's roots, the caller's and the session's.
+// The kernel copies the first, which are most of it.
+func writeBundle(f *os.File, further, authority []byte) error {
+	for _, name := range append([]string{os.Getenv("SSL_CERT_FILE")}, systemRoots...) {
+		if appendFile(f, name) == nil {
+			break
+		}
+		_, err := f.Seek(0, io.SeekStart)
+		if err = errors.Join(err, f.Truncate(0)); err != nil {
+			return err
+		}
+	}
+	_, err := f.Write(slices.Concat([]byte{'\n'}, further, authority))
+	return err
+}
+
+func appendFile(to *os.File, name string) error {
+	from, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	_, err = io.Copy(to, from)
+	return err
 }
 
 // environment is what a program finds its roots by.
@@ -169,17 +247,33 @@ func (t *trust) environment(env map[string]string) {
 		filepath.Join(t.dir, keystoreFile), inspect.KeystorePassword)
 }
 
+// place waits for the directory.
+func (t *trust) place() (string, error) {
+	<-t.made
+	if t.dir == "" || t.lock == nil {
+		return "", t.err
+	}
+	return t.dir, nil
+}
+
 // ready waits for the files.
 func (t *trust) ready() error {
 	<-t.written
 	return t.err
 }
 
+// close removes the files. It may be called again.
 func (t *trust) close() {
-	t.closing.Store(true)
-	<-t.done
-	os.RemoveAll(t.dir)
-	t.lock.Close()
+	t.closed.Do(func() {
+		t.cancel()
+		<-t.done
+		if t.dir != "" {
+			os.RemoveAll(t.dir)
+		}
+		if t.lock != nil {
+			t.lock.Close()
+		}
+	})
 }
 
 // loadUpstream reads what servers are to be verified with, and what we show
@@ -202,11 +296,9 @@ func (s *sandbox) loadUpstream() error {
 		}
 		o.Certs[host] = cert
 	}
-	authority, err := inspect.NewAuthority()
-	if err != nil {
-		return err
-	}
-	s.ends, s.roots = ends{authority, inspect.NewUpstream(o)}, o.CA
+	s.authority = sync.OnceValues(inspect.NewAuthority)
+	go s.authority() // beside what comes next
+	s.ends.Upstream, s.roots = inspect.NewUpstream(o), o.CA
 	return nil
 }
 

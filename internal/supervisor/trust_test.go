@@ -30,10 +30,7 @@ func TestTrust(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr, err := newTrust(own.PEM(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tr := newTrust(func() (*inspect.Authority, error) { return own, nil }, nil)
 	if err := tr.ready(); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -168,7 +169,16 @@ func TestClientCertificateGoesToItsHostOnly(t *testing.T) {
 // TestKeystore asks Java's own tool to read what was written.
 func TestKeystore(t *testing.T) {
 	a, b := authority(t), authority(t)
-	store := Keystore(append(bytes.Clone(a.PEM()), b.PEM()...))
+	pems := append(bytes.Clone(a.PEM()), b.PEM()...)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if store, err := Keystore(ended, pems); err == nil {
+		t.Errorf("Keystore that nobody wants any more = %d bytes, want an error", len(store))
+	}
+	store, err := Keystore(t.Context(), pems)
+	if err != nil {
+		t.Fatal(err)
+	}
 	keytool, err := exec.LookPath("keytool")
 	if err != nil {
 		t.Skip("keytool is not installed (openjdk)")
