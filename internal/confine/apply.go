@@ -20,8 +20,9 @@ type Finding struct {
 
 // Apply builds the rulesets and the filter, and starts the command behind them.
 // The command's own fields of the spec are the caller's; Apply fills in the
-// walls. On error nothing runs.
-func (p *Plan) Apply(spec stage.Spec) (*stage.Process, []Finding, error) {
+// walls. It waits for ready before anything is forked: what the agent needs may be
+// in the making. On error nothing runs.
+func (p *Plan) Apply(spec stage.Spec, ready func() error) (*stage.Process, []Finding, error) {
 	spec.Ruleset, spec.GuardRuleset = -1, -1
 	agent, findings, err := p.agentRuleset()
 	if err != nil {
@@ -51,6 +52,9 @@ func (p *Plan) Apply(spec stage.Spec) (*stage.Process, []Finding, error) {
 		}
 	}
 	spec.Own = p.Own
+	if err := ready(); err != nil {
+		return nil, nil, err
+	}
 	proc, err := stage.Start(spec)
 	return proc, findings, err
 }

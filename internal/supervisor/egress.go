@@ -35,9 +35,6 @@ func (s *sandbox) buildEgress() error {
 	if err != nil {
 		return err
 	}
-	if s.ends.Authority, err = s.authority(); err != nil {
-		return err
-	}
 	s.pins = newPins(&proxy.SystemResolver{Fixed: s.o.Resolve}, s.policy)
 	o := proxy.Options{
 		Decider:   first.decider(),

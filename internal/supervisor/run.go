@@ -22,7 +22,6 @@ import (
 	"sallyport/internal/confine/stage"
 	"sallyport/internal/egress/dns"
 	"sallyport/internal/egress/identity"
-	"sallyport/internal/egress/inspect"
 	"sallyport/internal/egress/middleware"
 	"sallyport/internal/egress/proxy"
 	"sallyport/internal/event"
@@ -46,7 +45,6 @@ type sandbox struct {
 	proxyAddr   netip.AddrPort
 	ledger      *identity.Ledger
 	proxy       *proxy.Server
-	authority   func() (*inspect.Authority, error) // made beside the start, once
 	ends        ends
 	roots       []byte // further ones for servers, PEM
 	trust       *trust
@@ -322,7 +320,7 @@ func (s *sandbox) lookAround() error {
 
 // makeTrust begins to write what the agent is to trust.
 func (s *sandbox) makeTrust() error {
-	s.trust = newTrust(s.authority, s.roots)
+	s.trust = newTrust(s.ends.authority, s.roots)
 	return nil
 }
 

@@ -41,14 +41,10 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 	defer term.close()
 	forward, stopForwarding := forwardSignals()
 	defer stopForwarding()
-
-	if err := s.trust.ready(); err != nil {
-		return 0, err
-	}
 	agent, findings, err := s.plan.Apply(stage.Spec{
 		Path: path, Args: s.o.Command, Env: env, Dir: s.o.Workdir,
 		Stdio: term.stdio, Terminal: term.own, Umask: s.umask, Limits: limits(), Thread: s.space.thread(),
-	})
+	}, s.trust.ready)
 	term.started()
 	if err != nil {
 		return 0, startError(s.o.Command[0], err)
@@ -87,7 +83,11 @@ var obstacles = []struct {
 // built.
 func startError(command string, err error) error {
 	var step *stage.StepError
-	if !errors.As(err, &step) {
+	var known *ExitError
+	switch {
+	case errors.As(err, &known):
+		return err
+	case !errors.As(err, &step):
 		return refused("", "%w", err)
 	}
 	for _, o := range obstacles {

@@ -21,8 +21,17 @@ import (
 
 // ends are both sides of an inspected connection, as the proxy wants them.
 type ends struct {
-	*inspect.Authority
+	authority func() (*inspect.Authority, error) // made beside the start, once
 	*inspect.Upstream
+}
+
+// Server is inspect.Authority's.
+func (e ends) Server(host string, h2 bool) (*tls.Config, error) {
+	a, err := e.authority()
+	if err != nil {
+		return nil, err
+	}
+	return a.Server(host, h2)
 }
 
 // trust is how programs inside come to accept the session's authority: files in
@@ -296,9 +305,8 @@ func (s *sandbox) loadUpstream() error {
 		}
 		o.Certs[host] = cert
 	}
-	s.authority = sync.OnceValues(inspect.NewAuthority)
-	go s.authority() // beside what comes next
-	s.ends.Upstream, s.roots = inspect.NewUpstream(o), o.CA
+	s.ends, s.roots = ends{sync.OnceValues(inspect.NewAuthority), inspect.NewUpstream(o)}, o.CA
+	go s.ends.authority()
 	return nil
 }
 

@@ -5,7 +5,8 @@
 // Two processes are made. The guard is the agent's parent and reaper. It sits
 // in a Landlock domain of its own, so its kill(-1) reaches the sandbox and
 // nothing else, and it uses that when the agent ends or when the supervisor
-// dies. The agent runs the rest of the table and then execve.
+// dies. The agent runs the rest of the table, in the guard's memory, and then
+// execve.
 //
 // Deliberately not here: what the walls are. The caller hands over ready
 // descriptors and a ready filter; this package knows the order only.

@@ -64,17 +64,46 @@ func fork(p *program) (uintptr, syscall.Errno) {
 	if i, e := runSteps(p.guard); e != 0 {
 		fail(p.errPipe, tableGuard, i, e)
 	}
-	agent, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
-	if errno != 0 {
-		fail(p.errPipe, tableGuard, uint32(len(p.guard)), uint32(errno))
+	agent := spawn(&p.calls[0], uintptr(len(p.calls)), uintptr(unsafe.Pointer(&p.stack[len(p.stack)-1])), agentErrFD)
+	if agent < 0 {
+		fail(p.errPipe, tableGuard, uint32(len(p.guard)), uint32(-agent))
 	}
-	if agent == 0 {
-		i, e := runSteps(p.agent)
-		fail(agentErrFD, tableAgent, i, e)
-	}
-	guard(p, agent)
+	guard(p, uintptr(agent))
 	return 0, 0
 }
+
+// call is a step in the form that spawn reads.
+type call struct {
+	nr   uintptr
+	args [6]uintptr
+	want int64   // what it must return; an error is negative
+	any  uintptr // not 0: anything but an error will do instead
+}
+
+// callsOf turns a table into calls.
+func callsOf(steps []Step) []call {
+	out := make([]call, len(steps))
+	for i, s := range steps {
+		out[i] = call{nr: s.Nr, args: s.Args, want: s.Want}
+		switch {
+		case s.Errno != 0:
+			out[i].want = -int64(s.Errno)
+		case s.Want < 0:
+			out[i].any = 1
+		}
+	}
+	return out
+}
+
+// spawn makes a child that makes n calls, the last of which is execve. It shares
+// the caller's memory until then, and the caller stands still: no memory is copied
+// for a program that is about to replace it. stack is the child's, it grows down.
+// A call that returns anything but what it is to return ends the child, with a
+// failure written to errFD. spawn returns the child's process id or a negative
+// errno, once the child has executed its command or has ended.
+//
+//go:noescape
+func spawn(calls *call, n, stack, errFD uintptr) int64
 
 // runSteps makes the calls of a table in order and stops at the first one that
 // does not return what its step wants.

@@ -51,6 +51,8 @@ const (
 // the heap and is not touched while they are being made.
 type program struct {
 	guard, agent, release []Step
+	calls                 []call // of agent
+	stack                 *[8]uint128
 	control, errPipe      uintptr // descriptors in the guard
 	kept                  uintptr // the guard's control socket after release
 	wait                  sigset
@@ -81,6 +83,9 @@ func cstrings(p *program, list []string) (uintptr, error) {
 	p.keep = append(p.keep, v)
 	return uintptr(unsafe.Pointer(&v[0])), nil
 }
+
+// uint128 is aligned as a stack is.
+type uint128 [2]uint64
 
 // sources are the descriptors that the children inherit, at numbers of at
 // least firstSource.
@@ -263,7 +268,7 @@ const (
 func newProgram(s Spec, src sources) (*program, error) {
 	p := &program{
 		control: uintptr(src.control), errPipe: uintptr(src.errPipe), kept: 0,
-		scoped: src.guardRuleset >= 0, childrenPath: &[32]byte{}, buf: &[4096]byte{},
+		scoped: src.guardRuleset >= 0, stack: &[8]uint128{}, childrenPath: &[32]byte{}, buf: &[4096]byte{},
 	}
 	copy(p.childrenPath[:], "/proc/thread-self/children")
 	p.wait.add(syscall.SIGCHLD)
@@ -273,6 +278,9 @@ func newProgram(s Spec, src sources) (*program, error) {
 	if p.guard, err = guardTable(p, s, src); err != nil {
 		return nil, err
 	}
-	p.agent, err = agentTable(p, s, src)
-	return p, err
+	if p.agent, err = agentTable(p, s, src); err != nil {
+		return nil, err
+	}
+	p.calls = callsOf(p.agent)
+	return p, nil
 }
