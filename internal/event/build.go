@@ -15,7 +15,30 @@ type Who struct {
 	SHA256    string   // lower-case hex; empty if not yet known
 	Args      []string // as the program shows them; recorded, never trusted
 	Ancestors []Binary // parents up to the sandbox's root, nearest first
+
+	shared *shared
 }
+
+// shared is what all events of one process have in common.
+type shared struct {
+	actor  Actor
+	hashes map[string]any // for Event.Unmapped; nil if there are none
+}
+
+// Shared is w for many events, which then share what they say of it: nothing of w
+// is to be changed afterwards, and neither is what an event's Actor points to.
+func (w Who) Shared() Who {
+	w.shared = nil
+	s := &shared{actor: Actor{w.process()}}
+	if hashes := w.ancestorHashes(); hashes != nil {
+		s.hashes = map[string]any{ancestryHashes: hashes}
+	}
+	w.shared = s
+	return w
+}
+
+// ancestryHashes is the key in Event.Unmapped of what Ancestry has no place for.
+const ancestryHashes = "ancestry_sha256"
 
 // Binary is an executable of an ancestor.
 type Binary struct{ Path, SHA256 string }
@@ -92,17 +115,23 @@ func Request(r HTTP, who Who, to Where, v Verdict) Event {
 	}
 	e := start(HTTPActivity, activity, Informational)
 	e.network(who, to, v)
-	e.HTTPRequest = &HTTPRequest{
-		HTTPMethod: clip(r.Method, maxToken),
-		Version:    clip(r.Version, maxToken),
-		UserAgent:  clip(r.UserAgent, maxText),
-		URL: &URL{
-			Scheme: clip(r.Scheme, maxToken), Hostname: clip(to.Host, maxHost), Port: to.Port,
-			Path: clip(r.Path, maxPath), QueryString: RedactQuery(r.RawQuery),
-		},
+	var all struct { // in one piece of memory
+		request  HTTPRequest
+		url      URL
+		response HTTPResponse
 	}
+	m := &all
+	m.url = URL{
+		Scheme: clip(r.Scheme, maxToken), Hostname: clip(to.Host, maxHost), Port: to.Port,
+		Path: clip(r.Path, maxPath), QueryString: RedactQuery(r.RawQuery),
+	}
+	m.request = HTTPRequest{
+		HTTPMethod: clip(r.Method, maxToken), URL: &m.url, Version: clip(r.Version, maxToken), UserAgent: clip(r.UserAgent, maxText),
+	}
+	e.HTTPRequest = &m.request
 	if r.Status != 0 {
-		e.HTTPResponse = &HTTPResponse{Code: r.Status}
+		m.response.Code = r.Status
+		e.HTTPResponse = &m.response
 	}
 	e.Message = e.summary()
 	return e
@@ -159,7 +188,8 @@ func Finding(f Found) Event {
 			e.Actor = &Actor{ev.Process}
 		}
 		if f.To != nil {
-			ev.DstEndpoint = f.To.endpoint()
+			to := f.To.endpoint()
+			ev.DstEndpoint = &to
 		}
 		e.Evidences = []Evidence{ev}
 	}
@@ -220,21 +250,31 @@ func (e *Event) network(who Who, to Where, v Verdict) {
 	if v.Disposition == 0 {
 		v.Disposition = Blocked
 	}
-	e.Actor, e.DstEndpoint = &Actor{who.process()}, to.endpoint()
-	e.ConnectionInfo = to.connection()
-	if hashes := who.ancestorHashes(); hashes != nil {
-		e.note("ancestry_sha256", hashes)
+	var all struct { // in one piece of memory
+		endpoint   Endpoint
+		connection ConnectionInfo
+		policy     Policy
+		rule       Rule
 	}
+	m := &all
+	m.endpoint, m.connection = to.endpoint(), to.connection()
+	e.DstEndpoint, e.ConnectionInfo = &m.endpoint, &m.connection
+	if who.shared == nil {
+		who = who.Shared()
+	}
+	e.Actor, e.Unmapped = &who.shared.actor, who.shared.hashes
 	e.DispositionID, e.Disposition = v.Disposition, dispositionNames[v.Disposition]
 	e.ActionID, e.Action = actions[v.Disposition].id, actions[v.Disposition].name
 	e.StatusCode, e.StatusDetail = clip(v.Reason, maxToken), clip(v.Detail, maxText)
 	if v.Policy != "" {
-		e.Policy = &Policy{Name: clip(v.Policy, maxPath), Version: strconv.FormatUint(v.Generation, 10), IsApplied: true}
+		m.policy = Policy{Name: clip(v.Policy, maxPath), Version: strconv.FormatUint(v.Generation, 10), IsApplied: true}
+		e.Policy = &m.policy
 	}
 	if v.Rule != "" {
-		e.FirewallRule = &Rule{Name: clip(v.Rule, maxHost), Type: "network_policies"}
+		m.rule = Rule{Name: clip(v.Rule, maxHost), Type: "network_policies"}
+		e.FirewallRule = &m.rule
 		if v.Line > 0 {
-			e.FirewallRule.Desc = clip(v.Policy, maxPath) + ":" + strconv.Itoa(v.Line)
+			m.rule.Desc = clip(v.Policy, maxPath) + ":" + strconv.Itoa(v.Line)
 		}
 	}
 	e.setStatus(v.Disposition != Blocked)
@@ -295,11 +335,11 @@ func baseName(exe string) string {
 	return clip(path.Base(exe), maxHost)
 }
 
-func (w Where) endpoint() *Endpoint {
+func (w Where) endpoint() Endpoint {
 	if w.Path != "" {
-		return &Endpoint{Name: clip(w.Path, maxPath)}
+		return Endpoint{Name: clip(w.Path, maxPath)}
 	}
-	d := &Endpoint{Hostname: clip(w.Host, maxHost), Port: w.Port}
+	d := Endpoint{Hostname: clip(w.Host, maxHost), Port: w.Port}
 	if w.Addr.IsValid() {
 		d.IP = clip(w.Addr.String(), maxHost)
 	}
@@ -309,8 +349,8 @@ func (w Where) endpoint() *Endpoint {
 	return d
 }
 
-func (w Where) connection() *ConnectionInfo {
-	c := &ConnectionInfo{DirectionID: 2, Direction: "Outbound", ProtocolName: clip(strings.ToLower(w.Proto), maxToken)}
+func (w Where) connection() ConnectionInfo {
+	c := ConnectionInfo{DirectionID: 2, Direction: "Outbound", ProtocolName: clip(strings.ToLower(w.Proto), maxToken)}
 	switch {
 	case w.Path != "":
 		c.DirectionID, c.Direction, c.ProtocolName = 4, "Local", "unix"

@@ -37,7 +37,7 @@ func (e Event) Line() string {
 }
 
 // summary is Line without the command.
-func (e Event) summary() string {
+func (e *Event) summary() string {
 	switch e.ClassUID {
 	case NetworkActivity, HTTPActivity:
 		return e.networkLine()
@@ -53,25 +53,31 @@ func (e Event) summary() string {
 	return "event of class " + strconv.Itoa(int(e.ClassUID))
 }
 
-func (e Event) networkLine() string {
+func (e *Event) networkLine() string {
 	var b strings.Builder
+	b.Grow(maxInLine)
 	b.WriteString(e.verb())
 	b.WriteString("  ")
 	b.WriteString(e.Actor.name())
 	b.WriteString(" → ")
 	if r := e.HTTPRequest; r != nil && r.HTTPMethod != "CONNECT" {
-		fmt.Fprintf(&b, "%s %s%s", field(r.HTTPMethod), field(e.DstEndpoint.String()), field(r.URL.Path))
+		b.WriteString(field(r.HTTPMethod))
+		b.WriteByte(' ')
+		b.WriteString(field(e.DstEndpoint.String()))
+		b.WriteString(field(r.URL.Path))
 	} else {
 		b.WriteString(field(e.DstEndpoint.String()))
 	}
 	if why := e.why(); why != "" {
-		fmt.Fprintf(&b, "  (%s)", why)
+		b.WriteString("  (")
+		b.WriteString(why)
+		b.WriteByte(')')
 	}
 	return b.String()
 }
 
 // verb is the first word of the line.
-func (e Event) verb() string {
+func (e *Event) verb() string {
 	switch {
 	case e.DispositionID == Blocked:
 		return "denied"
@@ -85,7 +91,7 @@ func (e Event) verb() string {
 	return "allowed"
 }
 
-func (e Event) why() string {
+func (e *Event) why() string {
 	switch {
 	case e.DispositionID != Allowed || e.ActivityID == Fail && e.ClassUID == NetworkActivity:
 		if text, ok := reasons[e.StatusCode]; ok {
@@ -105,7 +111,7 @@ func (e Event) why() string {
 	return ""
 }
 
-func (e Event) processLine() string {
+func (e *Event) processLine() string {
 	name := "a process"
 	if e.Process != nil {
 		name = e.Process.name()
@@ -116,7 +122,7 @@ func (e Event) processLine() string {
 	return "started  " + name
 }
 
-func (e Event) findingLine() string {
+func (e *Event) findingLine() string {
 	line := "finding  " + strings.ToLower(e.Severity)
 	if f := e.FindingInfo; f != nil {
 		line += "  " + field(f.Title)
@@ -130,7 +136,7 @@ func (e Event) findingLine() string {
 	return line
 }
 
-func (e Event) configLine() string {
+func (e *Event) configLine() string {
 	if e.Policy == nil {
 		return "policy"
 	}
@@ -141,7 +147,7 @@ func (e Event) configLine() string {
 	return "policy  " + name
 }
 
-func (e Event) lifecycleLine() string {
+func (e *Event) lifecycleLine() string {
 	part := "sallyport"
 	if e.App != nil && e.App.Feature != nil {
 		part = field(e.App.Feature.Name)

@@ -191,3 +191,10 @@ func BenchmarkConnection(b *testing.B) {
 		Connection(Open, gitWho, evil, forge)
 	}
 }
+
+func BenchmarkRequest(b *testing.B) {
+	who := gitWho.Shared()
+	for b.Loop() {
+		Request(HTTP{Method: "GET", Scheme: "https", Path: "/a/b", RawQuery: "x=1", Version: "1.1", UserAgent: "bench", Status: 200}, who, evil, forge)
+	}
+}

@@ -40,7 +40,7 @@ func (x *session) proxied() {
 // buffer is given back: a tunnel lives long and needs none.
 func (x *session) firstHead(small *bufio.Reader) (next func()) {
 	x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime))
-	b, err := peekHead(small, smallHead-1)
+	b, err := peekHead(small, smallHead-1, nil)
 	switch {
 	case err == nil && bytes.HasPrefix(b, []byte("CONNECT ")):
 		return x.connectHead(b, small)
@@ -52,7 +52,8 @@ func (x *session) firstHead(small *bufio.Reader) (next func()) {
 }
 
 // peekHead waits until br holds a whole head and gives it without taking it.
-func peekHead(br *bufio.Reader, limit int) ([]byte, error) {
+// waits, if not nil, is called before it waits.
+func peekHead(br *bufio.Reader, limit int, waits func()) ([]byte, error) {
 	for from := 0; ; {
 		b, _ := br.Peek(br.Buffered())
 		end, err := headEnd(b, from)
@@ -61,6 +62,10 @@ func peekHead(br *bufio.Reader, limit int) ([]byte, error) {
 		}
 		if len(b) >= limit {
 			return nil, errHeadTooLarge
+		}
+		if waits != nil {
+			waits()
+			waits = nil
 		}
 		from = len(b)
 		if _, err := br.Peek(len(b) + 1); err != nil {

@@ -44,12 +44,11 @@ func (x *session) plain(early []byte, to target) (next func()) {
 	defer at.give()
 	rd := x.newReader(prefixed{bytes.NewReader(early), x.wire})
 	defer func() { x.putReader(rd) }()
-	x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime))
 	for first := true; ; first = false {
 		if (to.tls || !first) && !x.another(&rd, &at) {
 			return nil
 		}
-		b, err := peekHead(rd, x.limits.RequestHead)
+		b, err := peekHead(rd, x.limits.RequestHead, func() { x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime)) })
 		if err != nil {
 			x.headFailed(err, rd.Buffered())
 			return nil
@@ -150,18 +149,16 @@ func (x *session) another(rd **bufio.Reader, at *place) bool {
 		x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime))
 		_, err = (*rd).Peek(1)
 	}
-	if err != nil {
-		return false
-	}
-	x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime))
-	return true
+	return err == nil
 }
 
 // exchange sends one request and relays its answer. keep says whether the
 // client's connection can carry another; after, if not nil, goes on with an
 // upgrade.
 func (x *session) exchange(r *request, v *verdict, rd *bufio.Reader) (keep bool, after func()) {
-	x.client.SetReadDeadline(time.Time{})
+	if r.hasBody() || r.upgrade {
+		x.client.SetReadDeadline(time.Time{}) // else nothing is read before the next request
+	}
 	if way := x.local[v.host]; way != nil {
 		return x.exchangeLocally(r, v, way), nil
 	}
@@ -320,7 +317,7 @@ func (x *session) relay(r *request, resp *http.Response, keep bool, ahead *bufio
 			return err
 		}
 	}
-	return x.copyBody(chunkWriter{w: bw, on: chunked}, resp.Body)
+	return x.copyBody(chunkWriter{w: bw, to: x.wire, on: chunked}, resp.Body)
 }
 
 // writers hold a whole part of a body with its framing.
@@ -349,10 +346,18 @@ func (x *session) copyBody(w chunkWriter, body io.Reader) error {
 // chunkWriter writes a body, in chunks if on, and flushes each part.
 type chunkWriter struct {
 	w  *bufio.Writer
+	to io.Writer // that w writes to
 	on bool
 }
 
 func (c chunkWriter) write(b []byte, last bool) error {
+	if !c.on && c.w.Buffered() == 0 {
+		if len(b) == 0 {
+			return nil
+		}
+		_, err := c.to.Write(b)
+		return err
+	}
 	if len(b) > 0 && c.on {
 		c.w.WriteString(strconv.FormatInt(int64(len(b)), 16) + "\r\n")
 	}

@@ -1,8 +1,11 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
+	"net/http"
+	"net/textproto"
 	"strings"
 )
 
@@ -25,6 +28,7 @@ type head struct {
 	expect         bool
 	upgrade        []byte
 	connection     [][]byte // values of Connection
+	fields         int
 }
 
 // maxFields bounds the number of header fields of one head.
@@ -60,6 +64,7 @@ func parseHead(b []byte) (head, error) {
 		if err != nil {
 			return h, err
 		}
+		h.fields++
 		if err := h.keep(name, value, &length, &coding); err != nil {
 			return h, err
 		}
@@ -229,4 +234,48 @@ func token(b []byte) bool {
 		}
 	}
 	return len(b) > 0 && len(b) <= 256
+}
+
+// request takes from br the request whose head is b, and of which h was read. The
+// framing of a body is the work of net/http; without one there is nothing left
+// to be found out.
+func (h *head) request(b []byte, br *bufio.Reader) (*http.Request, error) {
+	if h.framed || h.upgrade != nil {
+		return http.ReadRequest(br)
+	}
+	r := &http.Request{
+		Method: string(h.method), ProtoMajor: 1, ProtoMinor: int(h.minor), Host: string(h.host),
+		Header: h.header(string(b)), Body: http.NoBody,
+	}
+	for _, v := range h.connection {
+		for name := range bytes.SplitSeq(v, []byte(",")) {
+			r.Close = r.Close || is(bytes.Trim(name, " \t"), "close")
+		}
+	}
+	_, err := br.Discard(len(b))
+	return r, err
+}
+
+// header gives the fields of a head that parseHead has accepted, without Host.
+// Names and values are parts of it.
+func (h *head) header(text string) http.Header {
+	out := make(http.Header, h.fields)
+	values := make([]string, 0, h.fields) // all of them in one piece of memory
+	_, text, _ = strings.Cut(text, "\r\n")
+	for range h.fields {
+		line, rest, _ := strings.Cut(text, "\r\n")
+		text = rest
+		name, value, _ := strings.Cut(line, ":")
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		if name == "Host" {
+			continue
+		}
+		values = append(values, strings.Trim(value, " \t"))
+		if had, ok := out[name]; ok {
+			out[name] = append(had, values[len(values)-1])
+			continue
+		}
+		out[name] = values[len(values)-1 : len(values) : len(values)]
+	}
+	return out
 }

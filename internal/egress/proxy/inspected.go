@@ -128,7 +128,7 @@ func (x *session) speaksH2(v *verdict) (bool, *denial) {
 	h2 := t.ConnectionState().NegotiatedProtocol == "h2"
 	x.pool.learn(k, h2)
 	if !h2 {
-		x.pool.put(newUpstream(t.NetConn().(*net.TCPConn), t, k, v))
+		x.pool.put(newUpstream(under(t), t, k, v))
 		return false, nil
 	}
 	if _, err := x.share(t, k, false); err != nil {

@@ -33,9 +33,8 @@ func (x *session) ruled(r *request) (verdict, *denial) {
 	if v.Endpoint == nil || v.Endpoint.Protocol == policy.Raw {
 		return v, x.offered(r, v.Decision) // read for its credentials or middlewares only
 	}
-	q := Query{v.host, v.port, x.process}
 	about := policy.Request{Method: r.method, Path: r.target.Path, Query: r.target.Query}
-	e, found := x.owner(v, q, r)
+	e, found := x.owner(&v, r)
 	if found {
 		no := x.admissible(r, e, v.Decision)
 		if no == nil {
@@ -71,7 +70,7 @@ func (x *session) offered(r *request, d Decision) *denial {
 
 // rule asks the rules about a request and puts the answer into the verdict.
 func (x *session) rule(v *verdict, about policy.Request) (Decision, *denial) {
-	d, err := x.askAbout(*v, Query{v.host, v.port, x.process}, about)
+	d, err := x.askAbout(v, about)
 	d.HostService, d.AllowedIPs, d.Middleware = v.HostService, v.AllowedIPs, v.Middleware
 	v.Decision = d
 	switch {
@@ -85,23 +84,23 @@ func (x *session) rule(v *verdict, about policy.Request) (Decision, *denial) {
 	return d, nil
 }
 
-func (x *session) owner(v verdict, q Query, r *request) (e *policy.Endpoint, ok bool) {
+func (x *session) owner(v *verdict, r *request) (e *policy.Endpoint, ok bool) {
 	defer func() {
 		if recover() != nil {
 			e, ok = nil, false
 		}
 	}()
-	return (*v.by).Endpoint(x.ctx, q, r.target.Path)
+	return (*v.by).Endpoint(x.ctx, *v.query, r.target.Path)
 }
 
 // askAbout is DecideRequest; an engine that panics has not allowed anything.
-func (x *session) askAbout(v verdict, q Query, r policy.Request) (d Decision, err error) {
+func (x *session) askAbout(v *verdict, r policy.Request) (d Decision, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			d, err = Decision{}, fmt.Errorf("bug: policy engine: %v", p)
 		}
 	}()
-	return (*v.by).DecideRequest(x.ctx, q, r)
+	return (*v.by).DecideRequest(x.ctx, *v.query, r)
 }
 
 // admissible refuses what an endpoint does not take whatever its rules say.

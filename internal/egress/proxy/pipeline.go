@@ -31,8 +31,9 @@ type intent struct {
 type verdict struct {
 	intent
 	Decision
-	by   *Decider // who decided
-	read bool     // what goes there must be read
+	by    *Decider // who decided
+	query *Query   // what was asked; not to be changed
+	read  bool     // what goes there must be read
 }
 
 // maxTries bounds the addresses of one name that are dialled.
@@ -40,13 +41,17 @@ const maxTries = 8
 
 // decide is the first half of the pipeline: who asks, and may they.
 func (x *session) decide(in intent) (verdict, *denial) {
-	v := verdict{intent: in}
-	by := x.decider.Load()
-	if was := x.last.Load(); was != nil && was.by == by && was.host == in.host && was.port == in.port {
-		v = *was // nothing that it depends on has changed
+	if was := x.last.Load(); was != nil && was.by == x.decider.Load() && was.host == in.host && was.port == in.port {
+		v := *was // nothing that it depends on has changed
 		v.intent = in
 		return v, nil
 	}
+	return x.decideAnew(in)
+}
+
+func (x *session) decideAnew(in intent) (verdict, *denial) {
+	v := verdict{intent: in}
+	by := x.decider.Load()
 	if x.isSelf(in) {
 		return v, &denial{code: proxyLoop, detail: "the proxy does not connect to itself"}
 	}
@@ -57,8 +62,8 @@ func (x *session) decide(in intent) (verdict, *denial) {
 		}
 		x.process, x.who = p, whoIs(p)
 	}
-	v.by = by
-	d, err := x.ask(*v.by, Query{in.host, in.port, x.process})
+	v.by, v.query = by, &Query{in.host, in.port, x.process}
+	d, err := x.ask(*v.by, *v.query)
 	v.Decision = d
 	switch {
 	case err != nil:
@@ -147,7 +152,7 @@ func (x *session) connect(v *verdict) (*net.TCPConn, *denial) {
 	if !x.live.attach(up) {
 		return nil, ending(v)
 	}
-	x.live.query.Store(&Query{v.host, v.port, x.process})
+	x.live.query.Store(v.query)
 	return up, nil
 }
 

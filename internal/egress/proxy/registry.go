@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -40,8 +39,8 @@ type live struct {
 
 	mu       sync.Mutex
 	upstream *net.TCPConn
-	asked    map[*asking]struct{} // requests that run
-	end      string               // why it was closed from outside
+	asked    []*asking // requests that run
+	end      string    // why it was closed from outside
 
 	seen  int64 // of moved; the sweeper's
 	quiet time.Duration
@@ -80,22 +79,21 @@ type asking struct {
 func (l *live) ask(a *asking) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.asked == nil {
-		l.asked = map[*asking]struct{}{}
-	}
-	l.asked[a] = struct{}{}
+	l.asked = append(l.asked, a)
 }
 
 func (l *live) answered(a *asking) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.asked, a)
+	if i := slices.Index(l.asked, a); i >= 0 {
+		l.asked = slices.Delete(l.asked, i, i+1)
+	}
 }
 
 func (l *live) running() []*asking {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Collect(maps.Keys(l.asked))
+	return slices.Clone(l.asked)
 }
 
 // close ends the connection from outside; it is false if that was done before.

@@ -59,7 +59,7 @@ func (t target) read(b []byte, br *bufio.Reader) (*request, error) {
 	if err != nil {
 		return r, err
 	}
-	if r.Request, err = http.ReadRequest(br); err != nil {
+	if r.Request, err = h.request(b, br); err != nil {
 		return r, bad("%v", err)
 	}
 	r.agent = r.Header.Get("User-Agent")

@@ -150,7 +150,7 @@ func (x *session) send(r *request, up *upstream, rd *bufio.Reader) (sent chan er
 // sendBody streams the request's body in a framing of its own: chunk extensions
 // and trailers end here.
 func (x *session) sendBody(r *request, up *upstream) error {
-	err := x.copyBody(chunkWriter{w: up.bw, on: r.chunked()}, r.Body)
+	err := x.copyBody(chunkWriter{w: up.bw, to: up.wire, on: r.chunked()}, r.Body)
 	if err != nil {
 		up.abort() // the server must not take it for the whole body
 	}

@@ -184,7 +184,7 @@ func (x *session) survive() {
 
 // asking notes that a request runs; end is called when it is allowed no longer.
 func (x *session) asking(v *verdict, r policy.Request, end func()) *asking {
-	a := &asking{q: Query{v.host, v.port, x.process}, r: r, end: end}
+	a := &asking{q: *v.query, r: r, end: end}
 	x.live.ask(a)
 	return a
 }
@@ -206,5 +206,5 @@ func whoIs(p *identity.Process) event.Who {
 	for i, a := range p.Ancestors {
 		w.Ancestors[i] = event.Binary{Path: a.Path, SHA256: a.SHA256}
 	}
-	return w
+	return w.Shared()
 }

@@ -104,7 +104,7 @@ func (x *session) serveStreams(t *tls.Conn, c *inner, to *target, v *verdict) {
 		return
 	}
 	x.to = to
-	x.live.query.Store(&Query{v.host, v.port, x.process})
+	x.live.query.Store(v.query)
 	s := &x.Server.streams
 	s.start.Do(func() { s.served.Go(func() { s.server.Serve(s) }) })
 	select {
@@ -262,7 +262,7 @@ func (x *session) share(t *tls.Conn, k poolKey, reserve bool) (*multiplexed, err
 		t.Close()
 		return nil, err
 	}
-	m := &multiplexed{cc: cc, key: k, addr: remote(t.NetConn().(*net.TCPConn))}
+	m := &multiplexed{cc: cc, key: k, addr: remote(under(t).TCPConn)}
 	if reserve {
 		if err := cc.Reserve(); err != nil {
 			cc.Close()

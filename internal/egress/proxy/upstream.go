@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,14 +14,13 @@ import (
 	"os"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // upstream is an HTTP/1 connection to a server. Whoever has it is its only user.
 type upstream struct {
 	conn    *net.TCPConn
-	wire    net.Conn // conn, or TLS on it
+	asked   *unhurried // conn, as wire reads it
+	wire    net.Conn   // asked, or TLS on it
 	head    *headLimit
 	br      *bufio.Reader
 	bw      *bufio.Writer
@@ -62,8 +62,8 @@ func (h *headLimit) Read(b []byte) (int, error) {
 // upstreamBuffer holds a whole TLS record's worth of most messages.
 const upstreamBuffer = 8 << 10
 
-func newUpstream(c *net.TCPConn, wire net.Conn, k poolKey, v *verdict) *upstream {
-	up := &upstream{conn: c, wire: wire, head: &headLimit{wire, noLimit}, bw: bufio.NewWriterSize(wire, upstreamBuffer), key: k, verdict: *v}
+func newUpstream(c *unhurried, wire net.Conn, k poolKey, v *verdict) *upstream {
+	up := &upstream{conn: c.TCPConn, asked: c, wire: wire, head: &headLimit{wire, noLimit}, bw: bufio.NewWriterSize(wire, upstreamBuffer), key: k, verdict: *v}
 	up.br = bufio.NewReaderSize(up.head, upstreamBuffer)
 	return up
 }
@@ -89,7 +89,7 @@ func (x *session) obtain(v *verdict, secure, fresh bool) (*upstream, *denial) {
 		case !x.live.attach(up.conn):
 			return nil, ending(v)
 		default:
-			x.live.query.Store(&Query{v.host, v.port, x.process})
+			x.live.query.Store(v.query)
 			up.verdict, up.used = *v, true
 			return up, nil
 		}
@@ -99,13 +99,14 @@ func (x *session) obtain(v *verdict, secure, fresh bool) (*upstream, *denial) {
 		return nil, no
 	}
 	if !secure {
-		return newUpstream(c, c, k, v), nil
+		u := newUnhurried(c)
+		return newUpstream(u, u, k, v), nil
 	}
 	t, no := x.secure(v, c, false)
 	if no != nil {
 		return nil, no
 	}
-	return newUpstream(c, t, k, v), nil
+	return newUpstream(under(t), t, k, v), nil
 }
 
 // giveBack ends a request's use of a connection.
@@ -128,7 +129,7 @@ func (x *session) secure(v *verdict, c *net.TCPConn, h2 bool) (*tls.Conn, *denia
 	}
 	ctx, cancel := context.WithTimeout(x.ctx, x.limits.Dial)
 	defer cancel()
-	t := tls.Client(c, cfg)
+	t := tls.Client(newUnhurried(c), cfg)
 	if err := t.HandshakeContext(ctx); err != nil {
 		c.Close()
 		return nil, untrusted(v, err)
@@ -178,39 +179,25 @@ func (u *upstream) idle() bool {
 	if u.spent || u.br.Buffered() > 0 {
 		return false
 	}
-	if u.wire != net.Conn(u.conn) {
-		// TLS may hold what the server sent unasked.
-		u.wire.SetReadDeadline(pastDeadline)
-		_, err := u.br.Peek(1)
-		u.wire.SetReadDeadline(time.Time{})
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return false
-		}
-	}
-	raw, err := u.conn.SyscallConn()
-	if err != nil {
-		return false
-	}
-	quiet := false
-	err = raw.Control(func(fd uintptr) {
-		var b [1]byte
-		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		quiet = err == unix.EAGAIN
-	})
-	return err == nil && quiet
+	u.asked.now = true
+	_, err := u.br.Peek(1) // TLS, too, may hold what the server sent unasked
+	u.asked.now = false
+	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // maxInterim bounds the 1xx answers to one request.
 const maxInterim = 16
 
-// answerTo reads the answer to a request and passes interim ones on.
+// answerTo reads the answer to a request and passes interim ones on. Where an
+// answer is here already, no deadline is set for what is not waited for.
 func (x *session) answerTo(r *request, up *upstream, sent chan error) (*http.Response, *denial) {
-	defer up.conn.SetReadDeadline(time.Time{})
 	for range maxInterim {
 		if no := x.begins(up, sent); no != nil {
 			return nil, no
 		}
-		up.conn.SetReadDeadline(time.Now().Add(x.limits.HeadTime))
+		if here, _ := up.br.Peek(up.br.Buffered()); !bytes.Contains(here, endOfHead) {
+			up.conn.SetReadDeadline(time.Now().Add(x.limits.HeadTime))
+		}
 		up.head.left = x.limits.RequestHead
 		resp, err := http.ReadResponse(up.br, r.Request)
 		up.head.left = noLimit
@@ -223,6 +210,9 @@ func (x *session) answerTo(r *request, up *upstream, sent chan error) (*http.Res
 		case resp.StatusCode == http.StatusSwitchingProtocols && !(r.upgrade && strings.EqualFold(resp.Header.Get("Upgrade"), "websocket")):
 			return nil, broken(&up.verdict, errors.New("101 that was not asked for"))
 		case !interim:
+			if resp.Body != http.NoBody && (resp.ContentLength < 0 || resp.ContentLength > int64(up.br.Buffered())) || resp.StatusCode == http.StatusSwitchingProtocols {
+				up.conn.SetReadDeadline(time.Time{})
+			}
 			return resp, nil
 		case r.minor == 0:
 			continue // HTTP/1.0 does not know them
