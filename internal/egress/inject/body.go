@@ -177,7 +177,7 @@ func (in *Injector) Message(ctx context.Context, ep *policy.Endpoint, host strin
 		if err := q.bound(c); err != nil {
 			return nil, err
 		}
-		value, err := c.value(ctx)
+		value, err := in.value(ctx, c)
 		if err != nil {
 			return nil, err
 		}

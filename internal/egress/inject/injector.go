@@ -128,7 +128,7 @@ func (q *request) write(ctx context.Context) error {
 	q.Header = header.Clone()
 	q.URL = &url
 	for _, e := range q.edits {
-		value, err := e.cred.value(ctx)
+		value, err := q.value(ctx, e.cred)
 		if err != nil {
 			return err
 		}
@@ -157,7 +157,9 @@ func (q *request) clean() error {
 	return nil
 }
 
-func (c *Credential) value(ctx context.Context) (string, error) {
+// value gives a secret to be sent, and notes what to look for in the answer: until
+// that comes the source may have another one.
+func (in *Injector) value(ctx context.Context, c *Credential) (string, error) {
 	v, err := c.Source.Value(ctx)
 	s := v.Reveal()
 	if err == nil && s == "" {
@@ -166,6 +168,7 @@ func (c *Credential) value(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", &Refusal{Unavailable, c.Provider, "the secret of provider " + c.Provider + " cannot be had now", err}
 	}
+	in.formsOf(c, s)
 	return s, nil
 }
 

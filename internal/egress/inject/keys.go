@@ -37,7 +37,7 @@ func (in *Injector) Authorize(ctx context.Context, provider string, h http.Heade
 	if !ok {
 		return &Refusal{Code: Unavailable, Provider: provider, Detail: fmt.Sprintf("provider %s has no key that is sent in a header", provider)}
 	}
-	value, err := c.value(ctx)
+	value, err := in.value(ctx, c)
 	if err != nil {
 		return err
 	}

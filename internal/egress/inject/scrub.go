@@ -40,25 +40,30 @@ func (in *Injector) scrub(creds []*Credential, resp *http.Response) error {
 	return nil
 }
 
-// needlesOf gives what to look for. A secret that cannot be read anew was not
-// sent either: what it was before is still looked for.
+// needlesOf gives what to look for: what was sent, and what would be sent now.
 func (in *Injector) needlesOf(creds []*Credential) [][]byte {
 	var list [][]byte
 	for _, c := range creds {
-		v, err := c.Source.Value(context.Background())
-		in.mu.Lock()
-		n := in.found[c]
-		if n == nil {
-			n = &needles{}
-			in.found[c] = n
-		}
-		if err == nil {
-			n.add(v.Reveal())
-		}
-		list = append(list, n.forms...)
-		in.mu.Unlock()
+		v, _ := c.Source.Value(context.Background()) // where there is none, none is sent either
+		list = append(list, in.formsOf(c, v.Reveal())...)
 	}
 	return list
+}
+
+// formsOf notes a secret of a credential, if there is one, and gives the forms of
+// all that were noted lately.
+func (in *Injector) formsOf(c *Credential, s string) [][]byte {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	n := in.found[c]
+	if n == nil {
+		n = &needles{}
+		in.found[c] = n
+	}
+	if s != "" {
+		n.add(s)
+	}
+	return n.forms
 }
 
 func scrubHeader(h http.Header, list [][]byte) {

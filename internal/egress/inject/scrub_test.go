@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"sallyport/internal/policy"
 )
 
 func answer(status int, body io.Reader, headers ...string) *http.Response {
@@ -162,6 +164,40 @@ func TestScrubOldSecret(t *testing.T) {
 	}
 	if got, _ := io.ReadAll(resp.Body); strings.Trim(string(got), "* ") != "" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestScrubSecretThatWasSent: an answer may take longer than a secret lasts, and what
+// the server echoes is what it was sent.
+func TestScrubSecretThatWasSent(t *testing.T) {
+	sends := map[string]func(in *Injector) error{
+		"request": func(in *Injector) error {
+			return in.Apply(t.Context(), endpoint(nil), "api.example", 443, outgoing(t, "GET https://api.example/v1/slow", "", "X-Api-Key: "+ph))
+		},
+		"message": func(in *Injector) error {
+			ep := endpoint(func(e *policy.Endpoint) { e.L7.WebSocketCredentialRewrite = true })
+			_, err := in.Message(t.Context(), ep, "api.example", 443, &url.URL{Scheme: "https", Host: "api.example", Path: "/v1/ws"}, true, []byte(ph))
+			return err
+		},
+		"own request": func(in *Injector) error { return in.Authorize(t.Context(), "forge", http.Header{}) },
+	}
+	for name, send := range sends {
+		t.Run(name, func(t *testing.T) {
+			src := &held{value: canary}
+			in := injector(t, credential(src))
+			if err := send(in); err != nil {
+				t.Fatal(err)
+			}
+			src.value = "ghp_NewSecretAfterRefresh"
+			resp := answer(200, strings.NewReader("you sent "+canary), "X-Echo: "+canary)
+			if err := in.Scrub(endpoint(nil), "api.example", 443, resp); err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(resp.Body)
+			if want := "you sent " + stars(len(canary)); err != nil || string(got) != want || resp.Header.Get("X-Echo") != stars(len(canary)) {
+				t.Errorf("got %q, %q, %v, want %q", got, resp.Header.Get("X-Echo"), err, want)
+			}
+		})
 	}
 }
 

@@ -121,7 +121,7 @@ func (q *request) sign(ctx context.Context, s *signer) error {
 		if c.from == nil {
 			continue
 		}
-		v, err := c.from.value(ctx)
+		v, err := q.value(ctx, c.from)
 		if err != nil {
 			return err
 		}
