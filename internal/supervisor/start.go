@@ -36,7 +36,7 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 	}
 	term, err := openTerminal(s.o)
 	if err != nil {
-		return 0, refused("", "terminal: %w", err)
+		return 0, err
 	}
 	defer term.close()
 	forward, stopForwarding := forwardSignals()
