@@ -8,55 +8,88 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Two calls that the gate makes on a twin can wait for as long as the agent likes,
+// which shares the file with it.
+//
 // A twin's close may be the last one of its socket: the agent can close its own
 // end while its call is being answered. With SO_LINGER, which the agent may set at
-// any moment, that close waits for the peer, and a peer inside need not read. A signal ends
-// the wait (sk_stream_wait_close in net/core/stream.c), and the runtime does
-// nothing about SIGURG. So closes are noted, and one that takes long is interrupted.
-type closings struct {
+// any moment, that close waits for the peer, and a peer inside need not read.
+//
+// A connect is made on a file that does not wait, and another thread of the agent can
+// say otherwise between the two calls. Then it waits for the server, and a server
+// inside need not accept.
+//
+// So both are noted, and one that takes long is interrupted. A signal ends a wait
+// (sk_stream_wait_close in net/core/stream.c), and the runtime does nothing about
+// SIGURG. It starts a connect anew, which is told once more not to wait. An agent that
+// keeps saying otherwise loses the connection: shutdown ends the wait for the
+// handshake of TCP whatever the file says (inet_shutdown in net/ipv4/af_inet.c).
+type waits struct {
 	mu    sync.Mutex
-	since map[int]time.Time // by thread
+	since map[int]wait // by thread
 }
 
-// closeWithin is how long a close may take, and how often that is looked at.
-const closeWithin = 250 * time.Millisecond
+type wait struct {
+	since time.Time
+	fd    int // that is being connected, borrowed; -1 for a close
+}
 
-var closing = closings{since: map[int]time.Time{}}
+const (
+	// waitWithin is how long a call may take, and how often that is looked at.
+	waitWithin = 250 * time.Millisecond
+	// giveUp is when a connect that cannot be interrupted is given up. It is far
+	// beyond what a call that does not wait takes on a machine that is overloaded.
+	giveUp = 8 * waitWithin
+)
 
-// close closes fd on the thread that it names meanwhile.
-func (c *closings) close(fd int) {
+var waiting = waits{since: map[int]wait{}}
+
+// during runs a call on the thread that it names meanwhile; fd is the socket that it
+// connects, or -1.
+func (w *waits) during(fd int, call func() unix.Errno) unix.Errno {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	tid := unix.Gettid()
-	c.mu.Lock()
-	c.since[tid] = time.Now()
-	c.mu.Unlock()
-	unix.Close(fd)
-	c.mu.Lock()
-	delete(c.since, tid)
-	c.mu.Unlock()
+	w.mu.Lock()
+	w.since[tid] = wait{time.Now(), fd}
+	w.mu.Unlock()
+	errno := call()
+	w.mu.Lock()
+	delete(w.since, tid)
+	w.mu.Unlock()
+	return errno
 }
 
-// watch interrupts closes until quit is closed.
-func (c *closings) watch(quit <-chan struct{}) {
-	tick := time.NewTicker(closeWithin)
+// watch interrupts calls until quit is closed.
+func (w *waits) watch(quit <-chan struct{}) {
+	tick := time.NewTicker(waitWithin)
 	defer tick.Stop()
 	for {
 		select {
 		case <-quit:
 			return
 		case <-tick.C:
-			c.interrupt()
+			w.interrupt()
 		}
 	}
 }
 
-func (c *closings) interrupt() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for tid, since := range c.since {
-		if time.Since(since) >= closeWithin {
-			_ = unix.Tgkill(unix.Getpid(), tid, unix.SIGURG) // a stray one does nothing
+// interrupt holds mu all the time: the call that it interrupts does not end, and
+// its descriptor means no other file.
+func (w *waits) interrupt() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for tid, one := range w.since {
+		took := time.Since(one.since)
+		if took < waitWithin {
+			continue
 		}
+		if one.fd >= 0 {
+			_ = unix.SetNonblock(one.fd, true)
+		}
+		if one.fd >= 0 && took >= giveUp {
+			_ = unix.Shutdown(one.fd, unix.SHUT_RDWR)
+		}
+		_ = unix.Tgkill(unix.Getpid(), tid, unix.SIGURG) // a stray one does nothing
 	}
 }

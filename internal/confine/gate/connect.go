@@ -217,7 +217,7 @@ func connectTo(tw *twin, to netip.AddrPort) (errno unix.Errno, blocking bool) {
 	switch errno {
 	case unix.EISCONN:
 		return 0, blocking
-	case unix.EALREADY:
+	case unix.EALREADY, unix.EINTR:
 		return unix.EINPROGRESS, blocking
 	}
 	return errno, blocking

@@ -132,7 +132,7 @@ func New(l *notify.Listener, o Options) *Gate {
 func (g *Gate) Run() error {
 	watched := make(chan struct{})
 	defer close(watched)
-	go closing.watch(watched)
+	go waiting.watch(watched)
 	thread := g.o.Thread
 	if thread == nil {
 		thread = func(f func()) error { go f(); return nil }

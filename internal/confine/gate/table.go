@@ -119,7 +119,7 @@ func (t *table) finish(inode uint64, tw *twin) {
 // release closes the twin's descriptor. The caller holds mu, or the twin alone.
 func (tw *twin) release() {
 	if tw.fd >= 0 {
-		closing.close(tw.fd)
+		waiting.during(-1, func() unix.Errno { return errnoOr0(unix.Close(tw.fd)) })
 		tw.fd = -1
 	}
 	tw.done = true

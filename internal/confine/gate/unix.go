@@ -98,7 +98,7 @@ func (w *worker) unixTry(tw *twin, inode uint64, to unix.Sockaddr) (v verdict, e
 	}
 	errno, blocking := unblocked(tw.fd, func() unix.Errno { return errnoOr0(unix.Connect(tw.fd, to)) })
 	switch {
-	case errno == unix.EAGAIN && blocking:
+	case errno == unix.EAGAIN && blocking, errno == unix.EINTR:
 		return verdict{}, false
 	case errno != 0:
 		return fail(errno), true

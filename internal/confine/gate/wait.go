@@ -57,20 +57,21 @@ func patience(fd int) time.Time {
 func over(end time.Time) bool { return !end.IsZero() && !time.Now().Before(end) }
 
 // unblocked runs a call on fd that does not wait, although the agent's socket
-// does: the two share one file, so the flag is put back at once. It reports
-// whether the agent wanted to wait.
+// does: the two share one file, so the flag is put back at once. The agent may have
+// changed it meanwhile, which waits is about. It reports whether the agent wanted to
+// wait.
 func unblocked(fd int, do func() unix.Errno) (errno unix.Errno, blocking bool) {
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	if err != nil {
 		return errnoOf(err), false
 	}
 	if flags&unix.O_NONBLOCK != 0 {
-		return do(), false
+		return waiting.during(fd, do), false
 	}
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags|unix.O_NONBLOCK); err != nil {
 		return errnoOf(err), true
 	}
-	errno = do()
+	errno = waiting.during(fd, do)
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags); err != nil && errno == 0 {
 		errno = errnoOf(err)
 	}
