@@ -1,9 +1,10 @@
-// Package sockdiag asks the kernel which socket would take a TCP connection.
+// Package sockdiag asks the kernel which socket would take a TCP connection and
+// how far a connection is, and hears of connections that end.
 //
-// It is a question about one address, answered from the hash table that a
+// A question is about one address, answered from the hash table that a
 // connection would be looked up in (inet_diag_find_one_icsk in
 // net/ipv4/inet_diag.c): some microseconds, where /proc/net/tcp walks the table
-// of all connections. It needs no privilege.
+// of all connections. It needs no privilege, and neither does listening.
 //
 // Deliberately not here: lists of sockets, and what the answer means.
 //
@@ -35,24 +36,65 @@ const (
 	sizeMessage = 72 // struct inet_diag_msg
 	inodeAt     = 68 // idiag_inode in it
 	stateAt     = 1  // idiag_state
+	cookieAt    = 44 // id.idiag_cookie
 	tcpListen   = 10 // TCP_LISTEN
+	tcpTimeWait = 6  // TCP_TIME_WAIT
 )
+
+// anySocket is INET_DIAG_NOCOOKIE.
+const anySocket = ^uint64(0)
 
 // Listener gives the inode of the socket that listens where a connection to a
 // would arrive, one that is bound to every address included. ENOENT: none does,
 // or this kernel cannot tell.
 func (c *Client) Listener(a netip.AddrPort) (inode uint64, err error) {
+	m, err := c.ask(a, netip.AddrPort{}, anySocket)
+	switch {
+	case err != nil:
+		return 0, err
+	case m[stateAt] != tcpListen:
+		return 0, unix.ENOENT // a connection from that very address and port
+	}
+	return uint64(binary.NativeEndian.Uint32(m[inodeAt:])), nil
+}
+
+// State is how far a connection is, TCP_ESTABLISHED and so on of linux/tcp_states.h.
+type State byte
+
+// Moves says that bytes of the connection's own end can still leave, now or when
+// it is made.
+func (s State) Moves() bool { return s == 1 || s == 2 || s == 8 } // ESTABLISHED, SYN_SENT, CLOSE_WAIT
+
+// Connection gives the state of the socket with this cookie (SO_COOKIE) that is
+// connected from local to remote. ENOENT: there is none, or this kernel cannot tell;
+// a connection in TIME_WAIT has no socket any more.
+func (c *Client) Connection(local, remote netip.AddrPort, cookie uint64) (State, error) {
+	m, err := c.ask(local, remote, cookie)
+	switch {
+	case err == unix.ESTALE:
+		return 0, unix.ENOENT // another one has its addresses by now
+	case err != nil:
+		return 0, err
+	case m[stateAt] == tcpTimeWait:
+		return 0, unix.ENOENT
+	}
+	return State(m[stateAt]), nil
+}
+
+// ask gives the struct inet_diag_msg of the socket that is asked for.
+func (c *Client) ask(local, remote netip.AddrPort, cookie uint64) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fd == 0 {
-		if c.fd, err = open(); err != nil {
-			c.fd = 0
-			return 0, fmt.Errorf("sock_diag: %w", err)
+		fd, err := open()
+		if err != nil {
+			return nil, fmt.Errorf("sock_diag: %w", err)
 		}
+		c.fd = fd
 	}
 	c.seq++
-	if err := unix.Sendto(c.fd, request(a, c.seq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return 0, fmt.Errorf("sock_diag: %w", err)
+	if err := unix.Sendto(c.fd, request(local, remote, cookie, c.seq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, fmt.Errorf("sock_diag: %w", err)
 	}
 	var buf [512]byte
 	for {
@@ -61,10 +103,10 @@ func (c *Client) Listener(a netip.AddrPort) (inode uint64, err error) {
 			continue
 		}
 		if err != nil {
-			return 0, fmt.Errorf("sock_diag: %w", err)
+			return nil, fmt.Errorf("sock_diag: %w", err)
 		}
-		if inode, mine, err := parse(buf[:n], c.seq); mine {
-			return inode, err
+		if m, mine, err := parse(buf[:n], c.seq); mine {
+			return m, err
 		}
 	}
 }
@@ -94,10 +136,11 @@ func open() (int, error) {
 	return fd, nil
 }
 
-// request asks for the socket with a local address and no remote one.
-func request(a netip.AddrPort, seq uint32) []byte {
+// request asks for the socket with a local address, a remote one if that is
+// valid, and a cookie.
+func request(local, remote netip.AddrPort, cookie uint64, seq uint32) []byte {
 	family := byte(unix.AF_INET)
-	if a.Addr().Is6() {
+	if local.Addr().Is6() {
 		family = unix.AF_INET6
 	}
 	b := make([]byte, sizeHeader+sizeRequest)
@@ -108,30 +151,30 @@ func request(a netip.AddrPort, seq uint32) []byte {
 	e.PutUint32(b[8:], seq)
 	q := b[sizeHeader:]
 	q[0], q[1] = family, unix.IPPROTO_TCP
-	e.PutUint32(q[4:], 1<<tcpListen)
-	binary.BigEndian.PutUint16(q[8:], a.Port()) // idiag_sport
-	copy(q[12:28], a.Addr().AsSlice())          // idiag_src
-	e.PutUint64(q[48:], ^uint64(0))             // INET_DIAG_NOCOOKIE
+	e.PutUint32(q[4:], ^uint32(0))                    // every state
+	binary.BigEndian.PutUint16(q[8:], local.Port())   // idiag_sport
+	copy(q[12:28], local.Addr().AsSlice())            // idiag_src
+	binary.BigEndian.PutUint16(q[10:], remote.Port()) // idiag_dport
+	copy(q[28:44], remote.Addr().AsSlice())           // idiag_dst
+	e.PutUint64(q[48:], cookie)
 	return b
 }
 
 // parse reads one answer. mine is false for one to an earlier question.
-func parse(b []byte, seq uint32) (inode uint64, mine bool, err error) {
+func parse(b []byte, seq uint32) (m []byte, mine bool, err error) {
 	e := binary.NativeEndian
 	if len(b) < sizeHeader {
-		return 0, true, fmt.Errorf("sock_diag: answer of %d bytes", len(b))
+		return nil, true, fmt.Errorf("sock_diag: answer of %d bytes", len(b))
 	}
 	if e.Uint32(b[8:]) != seq {
-		return 0, false, nil
+		return nil, false, nil
 	}
 	body := b[sizeHeader:]
 	switch typ := e.Uint16(b[4:]); {
 	case typ == unix.NLMSG_ERROR && len(body) >= 4:
-		return 0, true, unix.Errno(-int32(e.Uint32(body)))
+		return nil, true, unix.Errno(-int32(e.Uint32(body)))
 	case typ != unix.SOCK_DIAG_BY_FAMILY || len(body) < sizeMessage:
-		return 0, true, fmt.Errorf("sock_diag: answer of type %d with %d bytes", typ, len(body))
-	case body[stateAt] != tcpListen:
-		return 0, true, unix.ENOENT // a connection from that very address and port
+		return nil, true, fmt.Errorf("sock_diag: answer of type %d with %d bytes", typ, len(body))
 	}
-	return uint64(e.Uint32(body[inodeAt:])), true, nil
+	return body, true, nil
 }

@@ -101,9 +101,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(ok, uint32(7))
 	f.Add(ok[:20], uint32(7))
 	f.Fuzz(func(t *testing.T, b []byte, seq uint32) {
-		inode, mine, err := parse(b, seq)
-		if inode != 0 && (!mine || err != nil) {
-			t.Errorf("parse = %d, %v, %v", inode, mine, err)
+		m, mine, err := parse(b, seq)
+		if m != nil && (!mine || err != nil || len(m) < sizeMessage) {
+			t.Errorf("parse = %d bytes, %v, %v", len(m), mine, err)
 		}
 	})
 }

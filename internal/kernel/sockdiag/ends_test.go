@@ -1,0 +1,144 @@
+package sockdiag
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// dialled is a connection to a server of this test, and what the kernel calls it.
+type dialled struct {
+	client, server *net.TCPConn
+	local, remote  netip.AddrPort
+	cookie         uint64
+}
+
+func dial(t *testing.T, addr string) dialled {
+	t.Helper()
+	l, _ := listen(t, addr)
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); s.Close() })
+	d := dialled{client: c.(*net.TCPConn), server: s.(*net.TCPConn)}
+	d.local, d.remote = c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort()
+	raw, err := d.client.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) { d.cookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_COOKIE) }); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestConnection(t *testing.T) {
+	var c Client
+	defer c.Close()
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+		d := dial(t, addr)
+		if got, err := c.Connection(d.local, d.remote, d.cookie); err != nil || !got.Moves() {
+			t.Errorf("%s: Connection = %d, %v, want one that moves", addr, got, err)
+		}
+		if got, err := c.Connection(d.local, d.remote, d.cookie+1); !errors.Is(err, unix.ENOENT) {
+			t.Errorf("%s, another cookie: Connection = %d, %v, want ENOENT", addr, got, err)
+		}
+		d.client.CloseWrite()
+		if got, err := c.Connection(d.local, d.remote, d.cookie); err != nil || got.Moves() {
+			t.Errorf("%s, shut down: Connection = %d, %v, want one that does not move", addr, got, err)
+		}
+		d.server.Close()
+		d.client.Close()
+		for end := time.Now().Add(10 * time.Second); ; {
+			if got, err := c.Connection(d.local, d.remote, d.cookie); errors.Is(err, unix.ENOENT) {
+				break
+			} else if time.Now().After(end) {
+				t.Fatalf("%s, closed: Connection = %d, %v, want ENOENT", addr, got, err)
+			}
+		}
+	}
+}
+
+// The end of each connection is heard, with what it carried.
+func TestEnds(t *testing.T) {
+	e, err := WatchEnds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	for _, tt := range []struct {
+		addr    string
+		end     func(d dialled)
+		counted bool
+	}{
+		{"127.0.0.1:0", func(d dialled) { d.client.Close(); d.server.Close() }, true},
+		{"[::1]:0", func(d dialled) { d.server.Close(); io.Copy(io.Discard, d.client); d.client.Close() }, true},
+		{"127.0.0.1:0", func(d dialled) { d.client.SetLinger(0); d.client.Close() }, false},
+	} {
+		d := dial(t, tt.addr)
+		d.client.Write(make([]byte, 1000))
+		d.server.Write(make([]byte, 70))
+		io.ReadFull(d.server, make([]byte, 1000))
+		io.ReadFull(d.client, make([]byte, 70))
+		tt.end(d)
+		got := endOf(t, e, d.cookie)
+		if got.Counted != tt.counted || tt.counted && (got.Out != 1000 || got.In < 70 || got.In > 71) {
+			t.Errorf("%s: %+v, want counted %v, 1000 out and 70 in", tt.addr, got, tt.counted)
+		}
+	}
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := e.Next(); err != nil && err != ErrLost {
+				ended <- err
+				return
+			}
+		}
+	}()
+	e.Close()
+	if err := <-ended; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Next after Close = %v, want os.ErrClosed", err)
+	}
+}
+
+// endOf waits for one end among those of the whole machine.
+func endOf(t *testing.T, e *Ends, cookie uint64) End {
+	t.Helper()
+	defer time.AfterFunc(30*time.Second, func() { e.Close() }).Stop()
+	for {
+		switch got, err := e.Next(); {
+		case err == ErrLost:
+		case err != nil:
+			t.Fatalf("the end was not heard: %v", err)
+		case got.Cookie == cookie:
+			return got
+		}
+	}
+}
+
+func FuzzParseEnd(f *testing.F) {
+	ok := make([]byte, sizeHeader+sizeMessage+4+bytesAgainAt+8)
+	binary.NativeEndian.PutUint16(ok[4:], unix.SOCK_DIAG_BY_FAMILY)
+	ok[sizeHeader+6] = 1
+	binary.NativeEndian.PutUint16(ok[sizeHeader+sizeMessage:], 4+bytesAgainAt+8)
+	binary.NativeEndian.PutUint16(ok[sizeHeader+sizeMessage+2:], infoAttr)
+	f.Add(ok)
+	f.Add(ok[:sizeHeader+sizeMessage+5])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if end, ok := parseEnd(b); !ok && end != (End{}) || end.Counted && len(b) < sizeHeader+sizeMessage+4+bytesAgainAt+8 {
+			t.Errorf("parseEnd = %+v, %v of %d bytes", end, ok, len(b))
+		}
+	})
+}
