@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"net/netip"
+	"time"
 
 	"sallyport/internal/egress/address"
 	"sallyport/internal/egress/dns"
@@ -45,6 +46,7 @@ func (s *sandbox) buildEgress() error {
 	if s.creds.injector != nil {
 		o.Secrets = s.creds.injector
 	}
+	s.directs.members, s.directs.now, s.directs.missed = s.members, time.Now, s.unheld
 	s.proxy, err = proxy.New(o)
 	return err
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"sallyport/internal/egress/middleware"
@@ -21,8 +20,8 @@ type generation struct {
 	policy     *policy.Policy
 	document   []byte // that policy was read from; nil for the built-in one
 	engine     *engine
-	allowedIPs []netip.Prefix // everything that any endpoint grants
-	natives    map[destination]bool
+	allowedIPs []netip.Prefix       // everything that any endpoint grants
+	natives    map[destination]bool // of protocol tcp; true with relay: direct
 	middle     *middleware.Chain
 }
 
@@ -80,27 +79,13 @@ func (s *sandbox) replacePolicy(name string, document []byte) (Change, error) {
 	s.pins.add(next.policy)
 	s.proxy.SetDecider(next.decider())
 	closed := s.proxy.CloseDisallowed(func(q proxy.Query) bool { return next.keeps(old, q) })
+	closed += s.directs.close(func(q proxy.Query) bool {
+		return next.natives[destination{q.Host, q.Port}] && next.keeps(old, q)
+	})
 	s.retire(old.middle)
 	said.Generation = next.number
 	s.emit(event.Configuration(said))
-	return Change{next.number, closed, append(warnings, unclosed(old, next)...)}, nil
-}
-
-// unclosed says which connections are out of reach: one with relay: direct is
-// the agent's own.
-func unclosed(old, next *generation) (warnings []policy.Warning) {
-	for _, np := range old.policy.Network {
-		for _, e := range np.Endpoints {
-			stays := func(o policy.Endpoint) bool { return policy.Same(e, o) }
-			if e.RelayDirect && !slices.ContainsFunc(next.policy.Network, func(o policy.NetworkPolicy) bool {
-				return o.Key == np.Key && policy.Same(o.Binaries, np.Binaries) && slices.ContainsFunc(o.Endpoints, stays)
-			}) {
-				warnings = append(warnings, policy.Warning{File: old.policy.Source, Line: e.Line, Col: 1,
-					Msg: "connections to " + e.Host + " have relay: direct, and those that are open stay open until they end"})
-			}
-		}
-	}
-	return warnings
+	return Change{next.number, closed, warnings}, nil
 }
 
 // keeps says whether a connection that old allowed may live on.

@@ -18,14 +18,14 @@ type destination struct {
 	port uint16
 }
 
-// natives are the destinations of protocol tcp.
+// natives are the destinations of protocol tcp; true where some endpoint has relay: direct.
 func natives(p *policy.Policy) map[destination]bool {
 	out := map[destination]bool{}
 	for _, np := range p.Network {
 		for _, e := range np.Endpoints {
 			for _, port := range e.Ports {
-				if e.Protocol == policy.TCP {
-					out[destination{e.Host, port}] = true
+				if to := (destination{e.Host, port}); e.Protocol == policy.TCP {
+					out[to] = out[to] || e.RelayDirect
 				}
 			}
 		}
@@ -36,10 +36,14 @@ func natives(p *policy.Policy) map[destination]bool {
 // native gives the route of a connection to a destination of protocol tcp. It is
 // judged before it is made, which takes its time. With relay: direct it leads to
 // an address that was judged, except where the agent has a network namespace of
-// its own: from there only the proxy can be reached.
+// its own, from which only the proxy can be reached, and where this host does not
+// let it be held.
 func (s *sandbox) native(tid int, wanted netip.AddrPort, through gate.Route) gate.Route {
 	name, known := s.dns.Lookup(wanted.Addr())
-	if !known || !s.current.Load().natives[destination{name, wanted.Port()}] {
+	if !known {
+		return through
+	}
+	if _, is := s.current.Load().natives[destination{name, wanted.Port()}]; !is {
 		return through
 	}
 	return gate.Route{Judge: func(valid func() bool) gate.Route {
@@ -50,15 +54,21 @@ func (s *sandbox) native(tid int, wanted netip.AddrPort, through gate.Route) gat
 		if !valid() {
 			return gate.Route{Errno: unix.EINTR}
 		}
-		targets, err := s.proxy.Native(context.Background(), caller, name, wanted.Port(), s.mode == policy.Platform)
+		direct, err := s.proxy.Native(context.Background(), caller, name, wanted.Port(), s.mode == policy.Platform)
 		switch {
 		case errors.Is(err, proxy.ErrUnreachable):
 			return gate.Route{Errno: unix.EHOSTUNREACH}
 		case err != nil:
 			return gate.Route{Errno: unix.EACCES}
+		case direct == nil:
+			return through
 		}
-		if to, ok := suitable(targets, wanted.Addr()); ok {
-			return gate.Route{To: to}
+		to, ok := suitable(direct.Targets, wanted.Addr())
+		if !ok {
+			return through
+		}
+		if d, ok := s.directs.admit(direct, to, s.proxyAddr, tid); ok {
+			return gate.Route{To: to, Follow: d}
 		}
 		return through
 	}}

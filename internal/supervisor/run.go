@@ -45,6 +45,7 @@ type sandbox struct {
 	proxyAddr   netip.AddrPort
 	ledger      *identity.Ledger
 	proxy       *proxy.Server
+	directs     directs
 	ends        ends
 	roots       []byte // further ones for servers, PEM
 	trust       *trust

@@ -163,6 +163,7 @@ func (s *sandbox) keep(caller context.Context) (int, error) {
 	s.publisher.close()
 	closeGate() // nobody is left to be answered; kernels before Linux 6.11 do not tell
 	gate.Wait() // it uses the namespace
+	s.directs.stop()
 	s.space.close()
 	wg.Wait()
 	if err := errors.Join(err, gateErr, proxyErr, s.eventsErr()); err != nil {

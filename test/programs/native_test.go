@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -144,13 +145,14 @@ type agent struct {
 	cancel context.CancelFunc
 }
 
-func (s *scene) talk(t *testing.T, script string) *agent {
+func (s *scene) talk(t *testing.T, script string, flags ...string) *agent {
 	t.Helper()
 	work := s.work(t)
 	fatal(t, os.WriteFile(filepath.Join(work, "agent.py"), []byte(script), 0o644))
 	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
-	a := &agent{cancel: cancel, cmd: exec.CommandContext(ctx, s.bin, s.args(work, "exec /usr/bin/python3 agent.py", nil)...)}
+	a := &agent{cancel: cancel, cmd: exec.CommandContext(ctx, s.bin, s.args(work, "exec /usr/bin/python3 agent.py", flags)...)}
 	a.cmd.Env, a.cmd.Stderr = []string{"PATH=" + s.path}, &a.told
+	a.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as}
 	var err error
 	a.in, err = a.cmd.StdinPipe()
 	fatal(t, err)

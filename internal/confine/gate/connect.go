@@ -108,10 +108,16 @@ func (w *worker) streamTo(tw *twin, inode uint64, s sockaddr, r Route) verdict {
 			return fail(unix.EINTR)
 		}
 	}
+	tw.follow = r.Follow
 	errno, blocking := connectTo(tw, r.To)
 	if errno != 0 && errno != unix.EINPROGRESS {
 		book(netip.AddrPort{})
+		tw.made(errno)
 		return fail(errno)
+	}
+	if refused := tw.begun(); refused != 0 {
+		w.g.table.finish(inode, tw)
+		return fail(refused)
 	}
 	local, err := localAddr(tw.fd)
 	if err != nil {
@@ -127,15 +133,47 @@ func (w *worker) streamTo(tw *twin, inode uint64, s sockaddr, r Route) verdict {
 		tw.under, tw.to = s.inet, r.To
 		return w.awaitConnect(tw, inode)
 	}
+	tw.made(0)
 	w.finish("connect", inode, tw, errno)
 	return answered
+}
+
+// begun tells who follows the connection, and ends it where that says so.
+func (tw *twin) begun() (refused unix.Errno) {
+	if tw.follow == nil {
+		return 0
+	}
+	if refused = tw.follow.Begun(tw.fd); refused != 0 {
+		_ = unix.Shutdown(tw.fd, unix.SHUT_RDWR)
+	}
+	return refused
+}
+
+// made tells who follows the connection what came of it.
+func (tw *twin) made(errno unix.Errno) {
+	if tw.follow != nil {
+		tw.follow.Made(errno)
+	}
+}
+
+// left tells who follows the connection that it is the agent's from now on, made
+// or not. The caller of tw.left holds mu; that of what it returns need not.
+func (tw *twin) left() func() {
+	follow := tw.follow
+	return func() {
+		if follow != nil {
+			follow.Made(0)
+		}
+	}
 }
 
 // awaitConnect waits elsewhere for a connection that is under way. If too many
 // wait already, the connection goes on without: the next connect joins it.
 func (w *worker) awaitConnect(tw *twin, inode uint64) verdict {
 	end := patience(tw.fd)
-	return w.later("connect", unix.EAGAIN, func(w *worker) verdict {
+	left := tw.left()
+	v := w.later("connect", unix.EAGAIN, func(w *worker) verdict {
+		defer left()
 		for w.waits() {
 			if v, made := w.made(tw, inode); made {
 				return v
@@ -146,6 +184,10 @@ func (w *worker) awaitConnect(tw *twin, inode uint64) verdict {
 		}
 		return fail(unix.EINTR)
 	})
+	if !v.done {
+		left()
+	}
+	return v
 }
 
 // made looks for a slice whether a connection that is under way has ended.
@@ -160,16 +202,34 @@ func (w *worker) made(tw *twin, inode uint64) (verdict, bool) {
 	case !writable(tw.fd):
 		return verdict{}, false
 	}
-	errno, _ := connectTo(tw, tw.to)
-	switch errno {
+	switch errno := tw.outcome(); errno {
 	case unix.EINPROGRESS:
 		return verdict{}, false
 	case 0:
+		tw.made(0)
 		w.finish("connect", inode, tw, 0)
 		return answered, true
+	default:
+		tw.made(errno)
+		tw.under = netip.AddrPort{}
+		return fail(errno), true
 	}
-	tw.under = netip.AddrPort{}
-	return fail(errno), true
+}
+
+// outcome is how far a connection is that was under way. One that is followed may
+// have been ended meanwhile: another connect would begin it anew, unseen.
+func (tw *twin) outcome() unix.Errno {
+	if tw.follow == nil {
+		errno, _ := connectTo(tw, tw.to)
+		return errno
+	}
+	if e, err := unix.GetsockoptInt(tw.fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || e != 0 {
+		return max(unix.Errno(e), errnoOr0(err))
+	}
+	if _, err := unix.Getpeername(tw.fd); err != nil {
+		return unix.ECONNABORTED
+	}
+	return 0
 }
 
 // joinConnect answers a connect of a socket whose connection is under way: the

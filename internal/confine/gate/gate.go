@@ -35,6 +35,21 @@ type Route struct {
 	// called while only its caller waits, and the connection that it leads to may
 	// take long, too. valid says whether the thread is still that caller.
 	Judge func(valid func() bool) Route
+
+	// Follow, if not nil, is told what becomes of the connection.
+	Follow Follower
+}
+
+// Follower is told of one connection that leads to where it was wanted.
+type Follower interface {
+	// Begun is called once, as soon as the connection of the socket fd, which is
+	// borrowed, is made or under way. Another answer than 0 ends it, and is what
+	// the caller gets.
+	Begun(fd int) unix.Errno
+	// Made is called with what came of it, 0 also where that will be seen by the
+	// agent alone. It may be called again, which means nothing, or never, where the
+	// socket is closed meanwhile; with an error, it may be called without Begun.
+	Made(errno unix.Errno)
 }
 
 // Datagrams serves one stand-in for a datagram socket.

@@ -29,6 +29,7 @@ type twin struct {
 	bound    netip.AddrPort // where bind put it
 	under    netip.AddrPort // what is wanted by a connect that is under way,
 	to       netip.AddrPort // and where it leads
+	follow   Follower       // of the last one; nil if nobody does
 	file     bool           // a pathname unix socket is bound
 	peer     netip.AddrPort // what the agent asked for, if it is to be told so
 	dgram    Datagrams

@@ -14,9 +14,16 @@ var ErrLost = errors.New("sock_diag: more connections ended than could be read")
 
 // End is a TCP socket of this network namespace that is gone.
 type End struct {
-	Cookie  uint64 // SO_COOKIE
-	In, Out int64  // bytes that it received and sent; an end of the peer counts as one
-	Counted bool   // false where the socket was reset, which clears its counters
+	Cookie uint64 // SO_COOKIE
+	Count  Count
+}
+
+// Count is the bytes that a connection has received and sent. Known is false where
+// the kernel does not tell, or the socket was reset, which clears its counters. An
+// end of the peer counts as a byte.
+type Count struct {
+	In, Out int64
+	Known   bool
 }
 
 // Ends hears of every TCP socket of this network namespace that the kernel gives
@@ -68,6 +75,7 @@ func (e *Ends) Close() error { return e.f.Close() }
 // The attribute with struct tcp_info (INET_DIAG_INFO), and places in that, linux/tcp.h.
 const (
 	infoAttr        = 2
+	remoteAt        = 6 // id.idiag_dport of struct inet_diag_msg
 	bytesReceivedAt = 128
 	bytesSentAt     = 200 // Linux 4.19
 	bytesAgainAt    = 208 // tcpi_bytes_retrans
@@ -80,19 +88,24 @@ func parseEnd(b []byte) (End, bool) {
 		return End{}, false
 	}
 	m := b[sizeHeader:]
-	end := End{Cookie: e.Uint64(m[cookieAt:])}
-	reset := e.Uint16(m[6:]) == 0 // tcp_disconnect clears the remote port
+	return End{e.Uint64(m[cookieAt:]), count(m)}, true
+}
+
+// count reads the attributes behind a struct inet_diag_msg.
+func count(m []byte) Count {
+	e := binary.NativeEndian
+	if e.Uint16(m[remoteAt:]) == 0 {
+		return Count{} // tcp_disconnect
+	}
 	for a := m[sizeMessage:]; len(a) >= unix.SizeofRtAttr; {
 		size, typ := int(e.Uint16(a)), e.Uint16(a[2:])
 		if size < unix.SizeofRtAttr || size > len(a) {
 			break
 		}
-		if info := a[unix.SizeofRtAttr:size]; typ == infoAttr && len(info) >= bytesAgainAt+8 && !reset {
-			end.In = int64(e.Uint64(info[bytesReceivedAt:]))
-			end.Out = int64(e.Uint64(info[bytesSentAt:]) - e.Uint64(info[bytesAgainAt:]))
-			end.Counted = true
+		if info := a[unix.SizeofRtAttr:size]; typ == infoAttr && len(info) >= bytesAgainAt+8 {
+			return Count{int64(e.Uint64(info[bytesReceivedAt:])), int64(e.Uint64(info[bytesSentAt:]) - e.Uint64(info[bytesAgainAt:])), true}
 		}
 		a = a[min(len(a), (size+3)&^3):]
 	}
-	return end, true
+	return Count{}
 }

@@ -49,15 +49,22 @@ func TestConnection(t *testing.T) {
 	defer c.Close()
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
 		d := dial(t, addr)
-		if got, err := c.Connection(d.local, d.remote, d.cookie); err != nil || !got.Moves() {
-			t.Errorf("%s: Connection = %d, %v, want one that moves", addr, got, err)
+		d.client.Write(make([]byte, 500))
+		io.ReadFull(d.server, make([]byte, 500))
+		d.server.Write(make([]byte, 70))
+		io.ReadFull(d.client, make([]byte, 70))
+		if got, err := c.Connection(d.local, d.remote, d.cookie); err != nil || got.Count != (Count{70, 500, true}) {
+			t.Errorf("%s: Connection = %+v, %v, want 70 bytes in and 500 out", addr, got, err)
+		}
+		if got, err := c.Connection(d.local, d.remote, d.cookie); err != nil || !got.State.Moves() {
+			t.Errorf("%s: Connection = %+v, %v, want one that moves", addr, got, err)
 		}
 		if got, err := c.Connection(d.local, d.remote, d.cookie+1); !errors.Is(err, unix.ENOENT) {
-			t.Errorf("%s, another cookie: Connection = %d, %v, want ENOENT", addr, got, err)
+			t.Errorf("%s, another cookie: Connection = %+v, %v, want ENOENT", addr, got, err)
 		}
 		d.client.CloseWrite()
-		if got, err := c.Connection(d.local, d.remote, d.cookie); err != nil || got.Moves() {
-			t.Errorf("%s, shut down: Connection = %d, %v, want one that does not move", addr, got, err)
+		if got, err := c.Connection(d.local, d.remote, d.cookie); err != nil || got.State.Moves() {
+			t.Errorf("%s, shut down: Connection = %+v, %v, want one that does not move", addr, got, err)
 		}
 		d.server.Close()
 		d.client.Close()
@@ -65,7 +72,7 @@ func TestConnection(t *testing.T) {
 			if got, err := c.Connection(d.local, d.remote, d.cookie); errors.Is(err, unix.ENOENT) {
 				break
 			} else if time.Now().After(end) {
-				t.Fatalf("%s, closed: Connection = %d, %v, want ENOENT", addr, got, err)
+				t.Fatalf("%s, closed: Connection = %+v, %v, want ENOENT", addr, got, err)
 			}
 		}
 	}
@@ -94,7 +101,7 @@ func TestEnds(t *testing.T) {
 		io.ReadFull(d.client, make([]byte, 70))
 		tt.end(d)
 		got := endOf(t, e, d.cookie)
-		if got.Counted != tt.counted || tt.counted && (got.Out != 1000 || got.In < 70 || got.In > 71) {
+		if n := got.Count; n.Known != tt.counted || tt.counted && (n.Out != 1000 || n.In < 70 || n.In > 71) {
 			t.Errorf("%s: %+v, want counted %v, 1000 out and 70 in", tt.addr, got, tt.counted)
 		}
 	}
@@ -137,7 +144,7 @@ func FuzzParseEnd(f *testing.F) {
 	f.Add(ok)
 	f.Add(ok[:sizeHeader+sizeMessage+5])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if end, ok := parseEnd(b); !ok && end != (End{}) || end.Counted && len(b) < sizeHeader+sizeMessage+4+bytesAgainAt+8 {
+		if end, ok := parseEnd(b); !ok && end != (End{}) || end.Count.Known && len(b) < sizeHeader+sizeMessage+4+bytesAgainAt+8 {
 			t.Errorf("parseEnd = %+v, %v of %d bytes", end, ok, len(b))
 		}
 	})

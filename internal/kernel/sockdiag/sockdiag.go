@@ -61,24 +61,34 @@ func (c *Client) Listener(a netip.AddrPort) (inode uint64, err error) {
 // State is how far a connection is, TCP_ESTABLISHED and so on of linux/tcp_states.h.
 type State byte
 
+// UnderWay is the state of a connection that the other end has not answered,
+// TCP_SYN_SENT.
+const UnderWay State = 2
+
 // Moves says that bytes of the connection's own end can still leave, now or when
 // it is made.
-func (s State) Moves() bool { return s == 1 || s == 2 || s == 8 } // ESTABLISHED, SYN_SENT, CLOSE_WAIT
+func (s State) Moves() bool { return s == 1 || s == UnderWay || s == 8 } // ESTABLISHED, CLOSE_WAIT
 
-// Connection gives the state of the socket with this cookie (SO_COOKIE) that is
-// connected from local to remote. ENOENT: there is none, or this kernel cannot tell;
-// a connection in TIME_WAIT has no socket any more.
-func (c *Client) Connection(local, remote netip.AddrPort, cookie uint64) (State, error) {
+// Connection is how far one is, and what it has carried.
+type Connection struct {
+	State State
+	Count Count
+}
+
+// Connection gives the socket with this cookie (SO_COOKIE) that is connected from
+// local to remote. ENOENT: there is none, or this kernel cannot tell; a connection in
+// TIME_WAIT has no socket any more.
+func (c *Client) Connection(local, remote netip.AddrPort, cookie uint64) (Connection, error) {
 	m, err := c.ask(local, remote, cookie)
 	switch {
 	case err == unix.ESTALE:
-		return 0, unix.ENOENT // another one has its addresses by now
+		return Connection{}, unix.ENOENT // another one has its addresses by now
 	case err != nil:
-		return 0, err
+		return Connection{}, err
 	case m[stateAt] == tcpTimeWait:
-		return 0, unix.ENOENT
+		return Connection{}, unix.ENOENT
 	}
-	return State(m[stateAt]), nil
+	return Connection{State(m[stateAt]), count(m)}, nil
 }
 
 // ask gives the struct inet_diag_msg of the socket that is asked for.
@@ -96,7 +106,7 @@ func (c *Client) ask(local, remote netip.AddrPort, cookie uint64) ([]byte, error
 	if err := unix.Sendto(c.fd, request(local, remote, cookie, c.seq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, fmt.Errorf("sock_diag: %w", err)
 	}
-	var buf [512]byte
+	var buf [1024]byte
 	for {
 		n, err := unix.Read(c.fd, buf[:])
 		if err == unix.EINTR {
@@ -150,7 +160,7 @@ func request(local, remote netip.AddrPort, cookie uint64, seq uint32) []byte {
 	e.PutUint16(b[6:], unix.NLM_F_REQUEST)
 	e.PutUint32(b[8:], seq)
 	q := b[sizeHeader:]
-	q[0], q[1] = family, unix.IPPROTO_TCP
+	q[0], q[1], q[2] = family, unix.IPPROTO_TCP, 1<<(infoAttr-1)
 	e.PutUint32(q[4:], ^uint32(0))                    // every state
 	binary.BigEndian.PutUint16(q[8:], local.Port())   // idiag_sport
 	copy(q[12:28], local.Addr().AsSlice())            // idiag_src
