@@ -14,11 +14,20 @@ import (
 // serial console built in and nothing that a virtual machine lacks.
 const metapackage = "linux-image-cloud-amd64"
 
+// archive is the file beside a kernel that holds its modules for a guest.
+const archive = "modules"
+
 // fetch returns the path of a suite's kernel, from dir where it is kept or from
-// the same server that this machine gets its packages from.
-func fetch(ctx context.Context, suite, dir string) (string, error) {
-	if kept, _ := filepath.Glob(filepath.Join(dir, "vmlinuz-*")); len(kept) > 0 {
+// the same server that this machine gets its packages from, and beside it the
+// archive of modules, if they are wanted.
+func fetch(ctx context.Context, suite, dir string, modules bool) (string, error) {
+	_, err := os.Stat(filepath.Join(dir, archive))
+	if kept, _ := filepath.Glob(filepath.Join(dir, "vmlinuz-*")); len(kept) > 0 && (err == nil || !modules) {
 		return kept[0], nil
+	} else if len(kept) > 0 { // a kernel and its modules are of one package
+		if err := os.RemoveAll(dir); err != nil {
+			return "", err
+		}
 	}
 	a, err := newApt(ctx, suite, dir)
 	if err != nil {
@@ -44,7 +53,7 @@ func fetch(ctx context.Context, suite, dir string) (string, error) {
 	if _, err := a.run("apt-get", "download", name); err != nil {
 		return "", err
 	}
-	return a.unpack()
+	return a.unpack(modules)
 }
 
 // apt is an apt that knows one suite and touches nothing of the system's.
@@ -112,7 +121,7 @@ func (a *apt) run(program string, args ...string) (string, error) {
 }
 
 // unpack keeps the kernel of the one package that was downloaded.
-func (a *apt) unpack() (string, error) {
+func (a *apt) unpack(modules bool) (string, error) {
 	debs, _ := filepath.Glob(filepath.Join(a.state, "*.deb"))
 	if len(debs) != 1 {
 		return "", fmt.Errorf("%d packages were downloaded, expected one", len(debs))
@@ -127,6 +136,11 @@ func (a *apt) unpack() (string, error) {
 	}
 	if len(images) != 1 {
 		return "", fmt.Errorf("%s holds %d kernels, expected one", filepath.Base(debs[0]), len(images))
+	}
+	if modules {
+		if err := keepModules(tree, filepath.Join(a.dir, archive)); err != nil {
+			return "", err
+		}
 	}
 	to := filepath.Join(a.dir, "vmlinuz-"+filepath.Base(debs[0]))
 	return to, os.Rename(images[0], to)

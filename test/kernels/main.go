@@ -5,6 +5,7 @@
 //
 //	go run ./test/kernels              # all kernels of the table
 //	go run ./test/kernels bookworm     # one of them
+//	go run ./test/kernels -modes       # only namespace mode, where its modules are missing
 //
 // It needs Debian's packages qemu-system-x86, cpio, dpkg and busybox-static. Kernels are kept below
 // $XDG_CACHE_HOME/sallyport/kernels.
@@ -24,28 +25,37 @@ import (
 
 // kernel is a row of the matrix.
 type kernel struct {
-	suite string // of Debian, whose newest cloud kernel is taken
-	what  string // what is special about it
-	holds bool   // Platform mode must hold there; else it must refuse
+	suite   string // of Debian, whose newest cloud kernel is taken
+	what    string // what is special about it
+	holds   bool   // Platform mode must hold there; else it must refuse
+	modules bool   // namespace mode is tried without and with the modules it needs
 }
 
 var kernels = []kernel{
-	{"bullseye", "5.10: no Landlock", false},
-	{"bookworm", "6.1: Landlock ABI 2, no network rules, no scopes", true},
-	{"trixie", "6.12: Landlock ABI 6 (scopes)", true},
-	{"forky", "the newest that Debian has", true},
+	{"bullseye", "5.10: no Landlock", false, false},
+	{"bookworm", "6.1: Landlock ABI 2, no network rules, no scopes", true, false},
+	{"trixie", "6.12: Landlock ABI 6 (scopes)", true, true},
+	{"forky", "the newest that Debian has", true, false},
 }
 
 func main() {
 	races := flag.Int("races", 200, "how often a race is run")
 	cases := flag.String("only", "", "run these cases only, separated by commas")
+	tries := flag.Bool("modes", false, "try namespace mode on kernels that lack what it needs, and nothing else")
 	limit := flag.Duration("limit", 15*time.Minute, "for one kernel")
 	flag.Parse()
-	if err := run(flag.Args(), fmt.Sprintf("attack.races=%d attack.only=%s", *races, *cases), *limit); err != nil {
+	params := fmt.Sprintf("attack.races=%d attack.only=%s", *races, *cases)
+	if *tries {
+		params = triesOnly
+	}
+	if err := run(flag.Args(), params, *limit); err != nil {
 		fmt.Fprintln(os.Stderr, "kernels:", err)
 		os.Exit(1)
 	}
 }
+
+// triesOnly makes a guest leave the suite out.
+const triesOnly = "tries.only"
 
 func run(only []string, params string, limit time.Duration) error {
 	cache, err := os.UserCacheDir()
@@ -64,7 +74,7 @@ func run(only []string, params string, limit time.Duration) error {
 	}
 	var red []string
 	for _, k := range kernels {
-		if len(only) > 0 && !slices.Contains(only, k.suite) {
+		if len(only) > 0 && !slices.Contains(only, k.suite) || params == triesOnly && !k.modules {
 			continue
 		}
 		if err := one(k, cache, root, params, limit); err != nil {
@@ -82,16 +92,24 @@ func run(only []string, params string, limit time.Duration) error {
 func one(k kernel, cache, initrd, params string, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	image, err := fetch(ctx, k.suite, filepath.Join(cache, k.suite))
+	dir := filepath.Join(cache, k.suite)
+	image, err := fetch(ctx, k.suite, dir, k.modules)
 	if err != nil {
 		return err
+	}
+	if k.modules {
+		both := initrd + "-" + k.suite
+		if err := concatenate(both, initrd, filepath.Join(dir, archive)); err != nil {
+			return err
+		}
+		initrd = both
 	}
 	start := time.Now()
 	said, err := boot(ctx, image, initrd, params)
 	if err != nil {
 		return err
 	}
-	if err := k.judge(said); err != nil {
+	if err := k.judge(said, params == triesOnly); err != nil {
 		return err
 	}
 	word := "held"
@@ -99,6 +117,9 @@ func one(k kernel, cache, initrd, params string, limit time.Duration) error {
 		word = "refused"
 	}
 	fmt.Printf("%-10s %-8s %s, in %v\n", k.suite, word, said.kernel, time.Since(start).Round(time.Second))
+	if k.modules {
+		fmt.Printf("           namespace mode without veth, without nftables, with both: %d tries as expected\n", len(said.tries))
+	}
 	for _, r := range said.runs {
 		fmt.Printf("           uid %-5d %s\n", r.UID, r.counts())
 	}
