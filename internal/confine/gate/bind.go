@@ -30,7 +30,7 @@ func (w *worker) bind() verdict {
 	case tw.kind == kindNetlink && s.family == unix.AF_NETLINK:
 		return fail(errnoOr0(unix.Bind(tw.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: s.groups})))
 	case tw.kind == kindUnix && s.family == unix.AF_UNIX:
-		return w.unixBind(tw, s)
+		return w.later("bind", unix.EAGAIN, func(w *worker) verdict { return w.unixBind(tw, s) })
 	case tw.kind == kindStream6 && s.family == unix.AF_INET6, tw.kind == kindStream4 && s.family == unix.AF_INET:
 		return w.streamBind(tw, s)
 	}

@@ -60,6 +60,28 @@ func (w *waits) during(fd int, call func() unix.Errno) unix.Errno {
 	return errno
 }
 
+// closers bounds the closes that wait elsewhere at one moment, and the threads for them.
+var closers = make(chan struct{}, 64)
+
+// close gives a descriptor back, elsewhere if that may take its time: the agent can
+// set SO_LINGER after this look, and its close is interrupted then.
+func (w *waits) close(fd int) {
+	closed := func() { w.during(-1, func() unix.Errno { return errnoOr0(unix.Close(fd)) }) }
+	if l, err := unix.GetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER); err != nil || l.Onoff == 0 || l.Linger == 0 {
+		closed()
+		return
+	}
+	select {
+	case closers <- struct{}{}:
+		go func() {
+			defer func() { <-closers }()
+			closed()
+		}()
+	default:
+		closed()
+	}
+}
+
 // watch interrupts calls until quit is closed.
 func (w *waits) watch(quit <-chan struct{}) {
 	tick := time.NewTicker(waitWithin)

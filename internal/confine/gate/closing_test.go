@@ -10,8 +10,45 @@ import (
 )
 
 // A twin whose close is the last one of a socket that lingers does not hold up who
-// lets go of it: that may be the one thread that answers calls.
+// lets go of it: that may be the one thread that answers calls. Nothing interrupts it here.
 func TestReleaseDoesNotLinger(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	fd, peer := lingering(t, l)
+	released := make(chan struct{})
+	go func() {
+		(&twin{fd: fd}).release()
+		close(released)
+	}()
+	select {
+	case <-released:
+	case <-time.After(20 * waitWithin):
+		t.Error("a lingering close held up who let go of the twin")
+	}
+	peer.Close() // unread bytes: a reset, which ends any wait
+	<-released
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == unix.EBADF {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("the descriptor is still there: %v", err)
+		}
+	}
+}
+
+// Where too many closes wait elsewhere already, one that waits here is interrupted.
+func TestLingeringCloseIsInterrupted(t *testing.T) {
+	for range cap(closers) {
+		closers <- struct{}{}
+	}
+	defer func() {
+		for range cap(closers) {
+			<-closers
+		}
+	}()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

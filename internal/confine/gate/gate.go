@@ -103,20 +103,17 @@ type Limits struct {
 	Pending  int // calls that wait for somebody else; 64
 	Twins    int // sockets that are neither connected nor listening; 8192
 	Connects int // TCP connects that are tried in one second; 20000
+	Held     int // calls whose own memory does not answer; 16
 }
 
 func (l Limits) withDefaults() Limits {
-	for field, def := range map[*int]int{&l.Pending: 64, &l.Twins: 8192, &l.Connects: 20000} {
+	for field, def := range map[*int]int{&l.Pending: 64, &l.Twins: 8192, &l.Connects: 20000, &l.Held: 16} {
 		if *field <= 0 {
 			*field = def
 		}
 	}
 	return l
 }
-
-// workers is how many threads take calls. One does not wait, so it is enough: a
-// second one would be woken by every call, for nothing.
-const workers = 1
 
 // Gate answers the calls of one sandbox.
 type Gate struct {
@@ -127,6 +124,8 @@ type Gate struct {
 	unix    unixPolicy
 	slots   chan struct{} // bounds the calls that wait for somebody else
 	rate    rate
+	current atomic.Pointer[worker] // takes calls
+	held    atomic.Int32           // workers that were relieved and are not back
 	calls   atomic.Uint64
 	panics  atomic.Uint64
 	workers sync.WaitGroup
@@ -145,25 +144,17 @@ func New(l *notify.Listener, o Options) *Gate {
 // Run answers calls until the sandbox is empty or Close is called; kernels before
 // Linux 6.11 wait for Close. The error is nil at the end of the sandbox.
 func (g *Gate) Run() error {
-	watched := make(chan struct{})
-	defer close(watched)
-	go waiting.watch(watched)
-	thread := g.o.Thread
-	if thread == nil {
-		thread = func(f func()) error { go f(); return nil }
+	over := make(chan struct{})
+	defer close(over)
+	go waiting.watch(over)
+	ended := make(chan error, 2+g.o.Limits.Held) // nobody waits to say it
+	if err := g.employ(ended); err != nil {
+		return err
 	}
-	errs := make(chan error, workers)
-	for range workers {
-		if err := thread(func() { errs <- g.work() }); err != nil {
-			errs <- fmt.Errorf("gate: %w", err)
-		}
-	}
-	err := <-errs
-	for range workers - 1 {
-		err = errors.Join(err, <-errs)
-	}
+	go g.relieve(ended, over)
+	err := <-ended
 	close(g.sweeper.quit)
-	g.workers.Wait()
+	g.await()
 	g.table.close()
 	return err
 }
@@ -176,14 +167,15 @@ func (g *Gate) Close() error { return g.l.Close() }
 // ended in a panic; their calls were refused.
 func (g *Gate) Calls() (calls, panics uint64) { return g.calls.Load(), g.panics.Load() }
 
-// work is one worker. Its thread is its own: a blocking ioctl on a locked
-// thread answers 30 µs sooner than one through the netpoller.
-func (g *Gate) work() error {
+// work takes calls. There is one worker at a time: it does not wait, so it is
+// enough, and a second one would be woken by every call, for nothing. Its thread is
+// its own: a blocking ioctl on a locked thread answers 30 µs sooner than one through
+// the netpoller.
+func (w *worker) work() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	w := &worker{g: g, buf: make([]byte, maxSockaddr)}
 	for {
-		err := g.l.Recv(&w.n)
+		err := w.g.l.Recv(&w.n)
 		switch {
 		case errors.Is(err, notify.ErrGone):
 			return nil
@@ -192,8 +184,12 @@ func (g *Gate) work() error {
 		case err != nil:
 			return fmt.Errorf("gate: %w", err)
 		}
-		g.calls.Add(1)
+		w.g.calls.Add(1)
+		w.at.Store(w.n.ID)
 		w.answer()
+		if w.back() {
+			return nil
+		}
 	}
 }
 
@@ -203,6 +199,9 @@ type worker struct {
 	n       notify.Notification
 	buf     []byte
 	patient bool // has one call to itself, and may wait
+
+	at       atomic.Uint64 // the call that it answers, by its id; 0 between two
+	relieved atomic.Bool   // another one has taken its place
 }
 
 // verdict is the answer to a call. A handler that has answered by itself, or
@@ -293,6 +292,9 @@ func (w *worker) tell(d Denial) {
 
 // memory copies the caller's memory at addr into b.
 func (w *worker) memory(addr uint64, b []byte) unix.Errno {
+	if !w.patient && w.g.crowded() {
+		return unix.EAGAIN
+	}
 	if _, err := procfs.ReadMem(w.n.TID, addr, b); err != nil {
 		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 			return unix.EACCES
@@ -323,8 +325,11 @@ func (w *worker) address(addrArg, lenArg int) (*twin, uint64, sockaddr, verdict)
 }
 
 func (w *worker) unreadable(errno unix.Errno) verdict {
-	if errno == unix.EACCES {
+	switch errno {
+	case unix.EACCES:
 		return refuse(errno, "", "the caller's memory cannot be read (a program that made itself undumpable gets no connections)")
+	case unix.EAGAIN:
+		return refuse(errno, "", "too many calls of this sandbox wait for memory that does not answer")
 	}
 	return fail(errno)
 }

@@ -120,7 +120,7 @@ func (t *table) finish(inode uint64, tw *twin) {
 // release closes the twin's descriptor. The caller holds mu, or the twin alone.
 func (tw *twin) release() {
 	if tw.fd >= 0 {
-		waiting.during(-1, func() unix.Errno { return errnoOr0(unix.Close(tw.fd)) })
+		waiting.close(tw.fd)
 		tw.fd = -1
 	}
 	tw.done = true
@@ -204,11 +204,15 @@ func (t *table) settled() {
 	t.swept = len(t.twins)
 }
 
+// close drops every twin but those of calls that are held up.
 func (t *table) close() {
 	t.mu.Lock()
 	all := maps.Clone(t.twins)
 	t.mu.Unlock()
 	for inode, tw := range all {
-		t.dropTwin(inode, tw)
+		if tw.mu.TryLock() {
+			t.dropLocked(inode, tw)
+			tw.mu.Unlock()
+		}
 	}
 }

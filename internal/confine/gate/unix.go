@@ -168,6 +168,11 @@ func (w *worker) unixBind(tw *twin, s sockaddr) verdict {
 	if err != nil || !w.g.unix.mayWrite(where) {
 		return refuse(unix.EACCES, s.path, "a unix socket can be made in writable directories only")
 	}
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	if tw.done {
+		return fail(unix.EINVAL)
+	}
 	born := w.g.o.Now()
 	if err := unix.Bind(tw.fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", fd, base)}); err != nil {
 		return fail(errnoOf(err))
