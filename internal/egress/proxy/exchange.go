@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -159,12 +160,17 @@ func (x *session) exchange(r *request, v *verdict, rd *bufio.Reader) (keep bool,
 	if r.hasBody() || r.upgrade {
 		x.client.SetReadDeadline(time.Time{}) // else nothing is read before the next request
 	}
-	if way := x.local[v.host]; way != nil {
-		return x.exchangeLocally(r, v, way), nil
+	ctx, cancel := x.ctx, context.CancelFunc(func() {})
+	way := x.local[v.host]
+	if way != nil {
+		ctx, cancel = context.WithCancel(x.ctx)
 	}
-	if v.read {
-		asked := x.asking(v, r.about, func() { x.live.close(endPolicy) })
-		defer x.live.answered(asked)
+	defer cancel()
+	asked := x.asking(v, r.about, func() { cancel(); x.live.hangUp() })
+	defer x.live.answered(asked)
+	if way != nil {
+		r.Request = r.Request.WithContext(ctx)
+		return x.exchangeLocally(r, v, way), nil
 	}
 	for fresh := false; ; fresh = true {
 		up, no := x.upstreamFor(r, v, fresh)
@@ -174,14 +180,14 @@ func (x *session) exchange(r *request, v *verdict, rd *bufio.Reader) (keep bool,
 				up.Close()
 			}
 		}
-		if no != nil {
-			x.refuse(r.intent, no, formHTTP)
-			return false, nil
+		if no == nil {
+			keep, after, no = x.attempt(r, up, rd)
 		}
-		keep, after, no = x.attempt(r, up, rd)
 		switch {
 		case no == nil:
 			return keep, after
+		case x.live.isRevoked():
+			no = revoked(v)
 		case no.stale && !fresh && r.repeatable():
 			continue
 		}
@@ -230,6 +236,9 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 	if err := x.relay(r, resp, keep, up.br); err != nil {
 		x.client.SetLinger(0) // a cut answer must not look whole
 		keep, up.spent = false, true
+		if x.live.isRevoked() {
+			x.record(r.intent, revoked(&up.verdict))
+		}
 	}
 	if !whole {
 		cut()
@@ -263,6 +272,9 @@ func wasSent(sent chan error) bool {
 // exchangeLocally gets an answer from this process.
 func (x *session) exchangeLocally(r *request, v *verdict, way LocalHost) (keep bool) {
 	resp, no := x.answerLocally(r, v, way)
+	if no != nil && x.live.isRevoked() {
+		no = revoked(v)
+	}
 	if no != nil {
 		x.refuse(r.intent, no, formHTTP)
 		return false

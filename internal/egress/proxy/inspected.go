@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net"
 	"slices"
-	"sync"
 	"time"
 
 	"sallyport/internal/event"
@@ -38,12 +37,10 @@ func (x *session) unread(v verdict) *denial {
 // inner is a client's connection under TLS that ends here.
 type inner struct {
 	*net.TCPConn
-	x      *session
-	to     *target
-	v      *verdict
-	early  *bytes.Reader // of the ClientHello
-	once   sync.Once
-	closed chan struct{}
+	x     *session
+	to    *target
+	v     *verdict
+	early *bytes.Reader // of the ClientHello
 }
 
 // Read gives what was read before first.
@@ -54,16 +51,10 @@ func (c *inner) Read(b []byte) (int, error) {
 	return c.TCPConn.Read(b)
 }
 
-// Close closes the connection and tells so.
-func (c *inner) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	return c.TCPConn.Close()
-}
-
 // inspected ends TLS on the client's side and serves the requests inside.
 func (x *session) inspected(v verdict, early []byte) {
 	to := target{captured: true, host: v.host, port: v.port, addr: v.addr, tls: true}
-	c := &inner{TCPConn: x.client, x: x, to: &to, v: &v, early: bytes.NewReader(early), closed: make(chan struct{})}
+	c := &inner{TCPConn: x.client, x: x, to: &to, v: &v, early: bytes.NewReader(early)}
 	t := tls.Server(c, x.streams.front)
 	ctx, cancel := context.WithTimeout(x.ctx, x.limits.HeadTime+2*x.limits.Dial)
 	err := t.HandshakeContext(ctx)
@@ -75,7 +66,7 @@ func (x *session) inspected(v verdict, early []byte) {
 	x.emit(event.Connection(event.Open, x.who, event.Where{Host: v.host, Port: v.port}, v.event()))
 	x.wire = t
 	if t.ConnectionState().NegotiatedProtocol == "h2" {
-		x.serveStreams(t, c, &to, &v)
+		x.serveStreams(t, &to, &v)
 		return
 	}
 	if next := x.plain(nil, to); next != nil {

@@ -294,7 +294,7 @@ func TestPolicyChangeEndsWebSockets(t *testing.T) {
 	if n := w.server.CloseDisallowed(func(Query) bool { return true }); n != 1 {
 		t.Errorf("%d ended, want 1", n)
 	}
-	if _, _, err := c.Read(ctx); websocket.CloseStatus(err) != websocket.StatusServiceRestart {
-		t.Errorf("%v, want close 1012", err)
+	if _, _, err := c.Read(ctx); websocket.CloseStatus(err) != websocket.StatusPolicyViolation {
+		t.Errorf("%v, want close 1008", err)
 	}
 }

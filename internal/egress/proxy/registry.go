@@ -41,6 +41,7 @@ type live struct {
 	upstream *net.TCPConn
 	asked    []*asking // requests that run
 	end      string    // why it was closed from outside
+	revoked  bool      // its request is not allowed any more
 
 	seen  int64 // of moved; the sweeper's
 	quiet time.Duration
@@ -51,7 +52,7 @@ type live struct {
 func (l *live) attach(up *net.TCPConn) (ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.end != "" {
+	if l.end != "" || l.revoked {
 		up.Close()
 		return false
 	}
@@ -72,7 +73,7 @@ func (l *live) detach() {
 type asking struct {
 	q   Query
 	r   policy.Request
-	end func() // when it is allowed no longer
+	end func() // when it is allowed no longer; called with the lock of live held
 }
 
 // ask notes a request that runs, until it is answered.
@@ -96,7 +97,36 @@ func (l *live) running() []*asking {
 	return slices.Clone(l.asked)
 }
 
+// revoke ends a request; it is false if that has been answered.
+func (l *live) revoke(a *asking) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	runs := slices.Contains(l.asked, a)
+	if runs {
+		a.end()
+	}
+	return runs
+}
+
+// hangUp takes the server away from the request of an HTTP/1 connection: what
+// waits for it can then tell the client so, which has a moment to hear it. The
+// lock is held.
+func (l *live) hangUp() {
+	l.revoked = true
+	l.client.SetWriteDeadline(time.Now().Add(lingerTime))
+	if l.upstream != nil {
+		l.upstream.Close()
+	}
+}
+
+func (l *live) isRevoked() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.revoked
+}
+
 // close ends the connection from outside; it is false if that was done before.
+// What a new policy ends is broken off, so that it does not look whole.
 func (l *live) close(why string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -104,9 +134,14 @@ func (l *live) close(why string) bool {
 		return false
 	}
 	l.end = why
-	l.client.Close()
-	if l.upstream != nil {
-		l.upstream.Close()
+	for _, c := range []*net.TCPConn{l.client, l.upstream} {
+		if c == nil {
+			continue
+		}
+		if why == endPolicy {
+			c.SetLinger(0)
+		}
+		c.Close()
 	}
 	return true
 }

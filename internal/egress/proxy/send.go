@@ -191,7 +191,7 @@ func (x *session) answerLocally(r *request, v *verdict, way LocalHost) (*http.Re
 		return nil, no
 	}
 	r.URL = r.asURL()
-	resp, err := way.RoundTrip(r.Request.WithContext(x.ctx))
+	resp, err := way.RoundTrip(r.Request)
 	if err != nil {
 		return nil, &denial{code: upstreamUnreachable, failed: true, detail: err.Error(), decision: v.Decision}
 	}

@@ -84,25 +84,26 @@ func New(o Options) (*Server, error) {
 func (s *Server) SetDecider(d Decider) {
 	s.decider.Store(&d)
 	s.pool.retire(&d)
+	s.streams.retire()
 }
 
-// CloseDisallowed closes every tunnel and running request for whose query still
-// is false, and every request that the decider in force would not allow, and
-// returns their number. Call it after SetDecider: a connection that was decided
+// CloseDisallowed ends every request and tunnel for whose query still is false,
+// and every request that the decider in force would not allow, and returns their
+// number. A request ends in words of its protocol, a tunnel, which has none that
+// are known here, is reset. Call it after SetDecider: a connection that was decided
 // before and is established after is decided again.
 func (s *Server) CloseDisallowed(still func(Query) bool) int {
 	n := 0
 	by := *s.decider.Load()
 	for _, l := range s.conns.all() {
-		if q := l.query.Load(); q != nil && !still(*q) && l.close(endPolicy) {
-			n++
-			continue
-		}
-		for _, a := range l.running() {
-			if !still(a.q) || !s.allows(by, a) {
-				a.end()
+		running := l.running()
+		for _, a := range running {
+			if (!still(a.q) || !s.allows(by, a)) && l.revoke(a) {
 				n++
 			}
+		}
+		if q := l.query.Load(); len(running) == 0 && q != nil && !still(*q) && l.close(endPolicy) {
+			n++
 		}
 	}
 	return n

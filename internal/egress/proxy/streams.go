@@ -12,24 +12,20 @@ import (
 	"net/netip"
 	"net/textproto"
 	"runtime/debug"
-	"sync"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"sallyport/internal/egress/address"
 	"sallyport/internal/event"
 )
 
-// streams is HTTP/2 on both sides, which net/http speaks. It is started by the
-// first connection that needs it.
+// streams is HTTP/2 on both sides, which net/http speaks.
 type streams struct {
 	front  *tls.Config // of every client
-	server *http.Server
+	limits Limits
+	server atomic.Pointer[http.Server] // of the clients that came under the policy in force
 	back   *http.Transport
-	conns  chan net.Conn
-	start  sync.Once
-	stop   sync.Once
-	done   chan struct{}
-	served sync.WaitGroup
 }
 
 // window is how much of a body HTTP/2 takes before somebody has read it: of one
@@ -38,19 +34,10 @@ type streams struct {
 const window = 512 << 10
 
 func (s *streams) init(l Limits) {
-	s.front = &tls.Config{GetConfigForClient: frontFor, MinVersion: tls.VersionTLS12}
-	s.conns, s.done = make(chan net.Conn), make(chan struct{})
+	s.front, s.limits = &tls.Config{GetConfigForClient: frontFor, MinVersion: tls.VersionTLS12}, l
+	s.server.Store(s.newServer())
 	var protocols http.Protocols
 	protocols.SetHTTP2(true)
-	s.server = &http.Server{
-		Handler:     http.HandlerFunc(serveStream),
-		ConnContext: withSession,
-		IdleTimeout: l.KeepAlive, ReadHeaderTimeout: l.HeadTime,
-		MaxHeaderBytes: 2 * l.RequestHead, // beyond it net/http answers 431; up to it the proxy does
-		Protocols:      &protocols,
-		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: l.Streams, MaxReceiveBufferPerConnection: window, MaxReceiveBufferPerStream: window},
-		ErrorLog:       quiet(),
-	}
 	s.back = &http.Transport{
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			c, ok := ctx.Value(dialledKey{}).(*tls.Conn)
@@ -68,34 +55,42 @@ func (s *streams) init(l Limits) {
 	}
 }
 
-// Accept gives the server the next connection.
-func (s *streams) Accept() (net.Conn, error) {
-	select {
-	case c := <-s.conns:
-		return c, nil
-	case <-s.done:
-		return nil, net.ErrClosed
+// newServer is a server that is handed its connections one by one.
+func (s *streams) newServer() *http.Server {
+	l := s.limits
+	server := &http.Server{
+		IdleTimeout: l.KeepAlive, ReadHeaderTimeout: l.HeadTime,
+		MaxHeaderBytes: 2 * l.RequestHead, // beyond it net/http answers 431; up to it the proxy does
+		Protocols:      new(http.Protocols),
+		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: l.Streams, MaxReceiveBufferPerConnection: window, MaxReceiveBufferPerStream: window},
+		ErrorLog:       quiet(),
 	}
+	server.Protocols.SetHTTP2(true)
+	server.Serve(nobody{}) // fills TLSNextProto, and ends because nobody comes
+	return server
 }
 
-// Addr is of no meaning.
-func (s *streams) Addr() net.Addr { return &net.TCPAddr{} }
-
-// Close makes Accept return.
-func (s *streams) Close() error {
-	s.stop.Do(func() { close(s.done) })
-	return nil
+// retire lets clients that came under an old policy know that they should
+// connect anew: GOAWAY, after which what runs goes on (RFC 9113 section 6.8).
+func (s *streams) retire() {
+	old := s.server.Swap(s.newServer())
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // do not wait for them
+	old.Shutdown(ctx)
 }
 
-func (s *streams) close() {
-	s.Close()
-	s.server.Close()
-	s.served.Wait()
-	s.back.CloseIdleConnections()
-}
+// close expects that the connections of clients are closed.
+func (s *streams) close() { s.back.CloseIdleConnections() }
+
+// nobody is a listener to which no client comes.
+type nobody struct{}
+
+func (nobody) Accept() (net.Conn, error) { return nil, net.ErrClosed }
+func (nobody) Close() error              { return nil }
+func (nobody) Addr() net.Addr            { return &net.TCPAddr{} }
 
 // serveStreams serves a client that speaks HTTP/2 until its connection ends.
-func (x *session) serveStreams(t *tls.Conn, c *inner, to *target, v *verdict) {
+func (x *session) serveStreams(t *tls.Conn, to *target, v *verdict) {
 	select {
 	case x.inspections <- struct{}{}:
 		defer func() { <-x.inspections }()
@@ -104,38 +99,17 @@ func (x *session) serveStreams(t *tls.Conn, c *inner, to *target, v *verdict) {
 		return
 	}
 	x.to = to
-	x.live.query.Store(v.query)
-	s := &x.Server.streams
-	s.start.Do(func() { s.served.Go(func() { s.server.Serve(s) }) })
-	select {
-	case s.conns <- t:
-		<-c.closed
-	case <-s.done:
-	}
+	server := x.streams.server.Load()
+	server.TLSNextProto["h2"](server, t, http.HandlerFunc(x.serveStream))
 	x.handlers.Lock() // waits for them
 	x.over = true
 	x.handlers.Unlock()
 }
 
-type sessionKey struct{}
-
 type dialledKey struct{}
 
-func withSession(ctx context.Context, c net.Conn) context.Context {
-	if t, ok := c.(*tls.Conn); ok {
-		if in, ok := t.NetConn().(*inner); ok {
-			return context.WithValue(ctx, sessionKey{}, in.x)
-		}
-	}
-	return ctx
-}
-
 // serveStream serves one request.
-func serveStream(w http.ResponseWriter, req *http.Request) {
-	x, ok := req.Context().Value(sessionKey{}).(*session)
-	if !ok {
-		panic(http.ErrAbortHandler)
-	}
+func (x *session) serveStream(w http.ResponseWriter, req *http.Request) {
 	x.handlers.RLock()
 	defer x.handlers.RUnlock()
 	if x.over {
@@ -171,24 +145,52 @@ func (x *session) stream(w http.ResponseWriter, req *http.Request) {
 		x.refuseStream(w, r.intent, no)
 		return
 	}
-	ctx, cancel := context.WithCancel(req.Context())
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(req.Context())
+	defer cancel(nil)
 	r.Request = req.WithContext(ctx)
-	if v.read {
-		asked := x.asking(&v, r.about, cancel)
-		defer x.live.answered(asked)
-	}
+	asked := x.asking(&v, r.about, func() {
+		cancel(errRevoked)
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(lingerTime)) // for a client that does not read
+	})
+	defer x.live.answered(asked)
 	var resp *http.Response
 	if way := x.local[v.host]; way != nil {
 		resp, no = x.answerLocally(r, &v, way)
 	} else {
 		resp, no = x.streamUp(w, r, &v)
 	}
+	if no != nil && r.revoked() {
+		no = revoked(&v)
+	}
 	if no != nil {
 		x.refuseStream(w, r.intent, no)
 		return
 	}
-	x.relayStream(w, resp)
+	if err := x.relayStream(w, resp); err != nil {
+		if r.revoked() {
+			x.record(r.intent, revoked(&v))
+			if saysStatus(w, resp) {
+				return
+			}
+		}
+		panic(http.ErrAbortHandler) // a cut answer must not look whole
+	}
+}
+
+var errRevoked = errors.New("the policy has changed")
+
+func (r *request) revoked() bool { return context.Cause(r.Context()) == errRevoked }
+
+// saysStatus ends the answer of a gRPC server, of which a part has been passed
+// on, with the status that is gRPC's for a refusal (PERMISSION_DENIED, 7 of
+// grpc/status). It is false for other answers.
+func saysStatus(w http.ResponseWriter, resp *http.Response) bool {
+	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/grpc") {
+		return false
+	}
+	w.Header().Set(http.TrailerPrefix+"Grpc-Status", "7")
+	w.Header().Set(http.TrailerPrefix+"Grpc-Message", "sallyport: the policy has changed")
+	return true
 }
 
 // headBytes is about what a head takes in HTTP/1.
@@ -322,7 +324,7 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 		if no := unsent(v, err); no != nil {
 			return nil, no
 		}
-		if r.Context().Err() != nil {
+		if r.Context().Err() != nil && !r.revoked() {
 			panic(http.ErrAbortHandler) // nobody waits for the answer
 		}
 		return nil, broken(v, err)
@@ -398,7 +400,7 @@ func (c counted) Read(b []byte) (int, error) {
 
 // relayStream passes an answer on, each part as soon as it comes, its trailers
 // last.
-func (x *session) relayStream(w http.ResponseWriter, resp *http.Response) {
+func (x *session) relayStream(w http.ResponseWriter, resp *http.Response) error {
 	defer resp.Body.Close()
 	x.live.moved.Add(1)
 	h := w.Header()
@@ -417,11 +419,12 @@ func (x *session) relayStream(w http.ResponseWriter, resp *http.Response) {
 		http.NewResponseController(w).Flush() // the head does not wait for the body
 	}
 	if err := x.copyStream(w, resp.Body); err != nil {
-		panic(http.ErrAbortHandler) // a cut answer must not look whole
+		return err
 	}
 	for k, v := range resp.Trailer {
 		h[http.TrailerPrefix+k] = v
 	}
+	return nil
 }
 
 func (x *session) copyStream(w http.ResponseWriter, body io.Reader) error {

@@ -170,6 +170,11 @@ func why(err error) string {
 	return "it was not accepted"
 }
 
+// revoked is a request that was allowed and is not any more.
+func revoked(v *verdict) *denial {
+	return &denial{code: policyDenied, reason: endPolicy, decision: v.Decision, detail: "the policy has changed, and what the old one allowed is ended"}
+}
+
 func ending(v *verdict) *denial {
 	return &denial{code: unavailable, detail: "the sandbox is ending", decision: v.Decision}
 }

@@ -98,23 +98,27 @@ func (x *session) judgedTalk(r *request, up *upstream, resp *http.Response, rd *
 func (t *talk) relay(client, server io.ReadWriteCloser, deflate bool) {
 	ctx, cancel := context.WithCancelCause(t.ctx)
 	defer cancel(nil)
-	asked := t.asking(&t.v, t.r.about, func() {
-		cancel(&websocket.CloseError{Code: websocket.Restart, Reason: "the policy has changed and does not allow this any more"})
-	})
+	end := func() {
+		cancel(&websocket.CloseError{Code: websocket.Policy, Reason: "the policy has changed, and what the old one allowed is ended"})
+	}
+	asked := t.asking(&t.v, t.r.about, end)
 	defer t.live.answered(asked)
+	if by := t.decider.Load(); by != t.v.by && !t.allows(*by, asked) {
+		end() // it changed while the connection was upgraded
+	}
 	stats, err := websocket.Relay(ctx, client, server, websocket.Options{
 		Deflate: deflate, Binary: t.binary(), Judge: t.judge, Answer: t.answers(), Budget: t.messages,
 	})
-	end := t.v.event()
+	ended := t.v.event()
 	var closed *websocket.CloseError
 	switch {
 	case errors.As(err, &closed):
-		end.Reason, end.Detail = fmt.Sprintf("websocket_%d", closed.Code), closed.Reason
+		ended.Reason, ended.Detail = fmt.Sprintf("websocket_%d", closed.Code), closed.Reason
 	case t.live.endedBy() != "":
-		end.Reason = t.live.endedBy()
+		ended.Reason = t.live.endedBy()
 	}
 	where := event.Where{Host: t.v.host, Port: t.v.port}
-	t.emit(event.Ended(t.who, where, end, stats.Server.Bytes, stats.Client.Bytes, t.now().Sub(t.live.started)))
+	t.emit(event.Ended(t.who, where, ended, stats.Server.Bytes, stats.Client.Bytes, t.now().Sub(t.live.started)))
 }
 
 // binary tells whether binary messages of the client pass: they cannot be read,

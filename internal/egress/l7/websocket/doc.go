@@ -13,5 +13,5 @@
 // side, a time for its answer, then the end of the connections. Here is nothing of HTTP but the headers of the
 // handshake, and nothing of rules: a judge is handed in.
 //
-// Source: RFC 6455, RFC 7692; close codes 1012 to 1014 of the IANA registry.
+// Source: RFC 6455, RFC 7692; close codes 1013 and 1014 of the IANA registry.
 package websocket

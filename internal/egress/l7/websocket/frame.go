@@ -25,10 +25,9 @@ const (
 	GoingAway     = 1001
 	ProtocolError = 1002
 	BadText       = 1007 // a text message that is not UTF-8, or cannot be inflated
-	Policy        = 1008
+	Policy        = 1008 // a message, or what a new policy does not allow any more
 	TooBig        = 1009
 	Internal      = 1011
-	Restart       = 1012 // a new policy
 	TryLater      = 1013
 	BadGateway    = 1014 // the server broke off, or broke the protocol
 )

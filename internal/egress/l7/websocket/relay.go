@@ -112,7 +112,7 @@ func (r *relay) end(why *CloseError) {
 		return
 	}
 	other := closeErrorf(GoingAway, "the other side has been disconnected")
-	if why.Code == Restart || why.Code == GoingAway {
+	if why.Code == GoingAway {
 		other = why
 	}
 	r.sendClose(r.fromServer.to, why)
