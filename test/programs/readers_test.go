@@ -2,6 +2,7 @@ package programs
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -59,18 +60,11 @@ network_middlewares:
 // TestReaders: clients and servers made with the libraries that people use for GraphQL, MCP and WebSockets. The
 // allowed half of what each asks for works, and of the other half the server never hears.
 func TestReaders(t *testing.T) {
-	modules, err := filepath.Abs("npm/node_modules")
-	fatal(t, err)
-	testkit.Require(t, testkit.Requirement{Name: "the packages of test/programs/npm", Check: func() error {
-		_, err := os.Stat(filepath.Join(modules, "graphql-ws"))
-		return err
-	}})
+	modules := peers(t)
 	inScene(t, func(t *testing.T, s *scene) {
 		s.requireAll(t, "node")
 		npm := filepath.Join(s.dir, "npm")
-		if out, err := exec.Command("cp", "-r", filepath.Dir(modules), npm).CombinedOutput(); err != nil {
-			t.Fatalf("cp: %v\n%s", err, out)
-		}
+		copyTree(t, modules, npm)
 		said := s.servePeers(t, npm)
 		policy := s.writePolicy(t, "readers.yaml", readersPolicy)
 		work := s.work(t)
@@ -111,10 +105,40 @@ func TestReaders(t *testing.T) {
 	})
 }
 
+// peers is the directory of test/programs/npm, with its packages.
+func peers(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("npm")
+	fatal(t, err)
+	testkit.Require(t, testkit.Requirement{Name: "the packages of test/programs/npm", Check: func() error {
+		for _, p := range []string{"graphql-ws", "@grpc/grpc-js"} {
+			if _, err := os.Stat(filepath.Join(dir, "node_modules", p)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}})
+	return dir
+}
+
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "-r", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v\n%s", err, out)
+	}
+}
+
 // servePeers starts server.mjs on the other host and returns the file with what it says.
 func (s *scene) servePeers(t *testing.T, npm string) (said string) {
 	ca := testkit.NewAuthority(t)
-	leaf := ca.Leaf(t, allowedHost)
+	fatal(t, os.WriteFile(filepath.Join(s.dir, "root.pem"), ca.PEM, 0o644))
+	return s.startNode(t, allowedAddr, ca.Leaf(t, allowedHost), filepath.Join(npm, "server.mjs"))
+}
+
+// startNode starts a server for a certificate at port 443 of an address, which
+// are the script's last arguments, and returns the file with what it says.
+func (s *scene) startNode(t *testing.T, addr string, leaf tls.Certificate, args ...string) (said string) {
+	t.Helper()
 	key, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
 	fatal(t, err)
 	dir := t.TempDir()
@@ -122,17 +146,14 @@ func (s *scene) servePeers(t *testing.T, npm string) (said string) {
 		fatal(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o644))
 		return file
 	}
-	fatal(t, os.WriteFile(filepath.Join(s.dir, "root.pem"), ca.PEM, 0o644))
 	said = filepath.Join(dir, "said")
 	out, err := os.Create(said)
 	fatal(t, err)
 	t.Cleanup(func() { out.Close() })
-	node, err := exec.LookPath("node")
-	fatal(t, err)
-	server := exec.Command(node, filepath.Join(npm, "server.mjs"), allowedAddr, write(filepath.Join(dir, "cert"), "CERTIFICATE", leaf.Certificate[0]), write(filepath.Join(dir, "key"), "PRIVATE KEY", key))
+	server := exec.Command("node", append(args, addr, write(filepath.Join(dir, "cert"), "CERTIFICATE", leaf.Certificate[0]), write(filepath.Join(dir, "key"), "PRIVATE KEY", key))...)
 	server.Stdout, server.Stderr = out, os.Stderr
 	s.n.Start(t, server)
-	await(t, "server.mjs", net.JoinHostPort(allowedAddr, "443"))
+	await(t, args[0], net.JoinHostPort(addr, "443"))
 	return said
 }
 

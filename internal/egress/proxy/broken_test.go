@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/tls"
 	"encoding/json"
 	"io"
@@ -20,20 +21,21 @@ var breaks = map[string]struct {
 	serve  func(c net.Conn, head string)
 	status int
 	code   code
+	reason string // of the event; the code if empty
 }{
-	"reset":        {func(c net.Conn, _ string) { reset(c) }, 502, upstreamInvalid},
-	"half-close":   {func(c net.Conn, _ string) { c.(*tls.Conn).CloseWrite(); io.Copy(io.Discard, c) }, 502, upstreamInvalid},
-	"silent":       {func(c net.Conn, _ string) { io.Copy(io.Discard, c) }, 504, upstreamTimeout},
-	"half a head":  {func(c net.Conn, _ string) { io.WriteString(c, "HTTP/1.1 200 O"); io.Copy(io.Discard, c) }, 504, upstreamTimeout},
-	"not HTTP":     {func(c net.Conn, _ string) { io.WriteString(c, "hello, this is no HTTP\r\n\r\n") }, 502, upstreamInvalid},
-	"endless head": {func(c net.Conn, _ string) { endless(c, "X: "+strings.Repeat("y", 1000)+"\r\n") }, 502, upstreamInvalid},
-	"endless 1xx":  {func(c net.Conn, _ string) { interims(c) }, 502, upstreamInvalid},
+	"reset":        {func(c net.Conn, _ string) { reset(c) }, 502, upstreamInvalid, ""},
+	"half-close":   {func(c net.Conn, _ string) { c.(*tls.Conn).CloseWrite(); io.Copy(io.Discard, c) }, 502, upstreamInvalid, ""},
+	"silent":       {func(c net.Conn, _ string) { io.Copy(io.Discard, c) }, 504, upstreamTimeout, ""},
+	"half a head":  {func(c net.Conn, _ string) { io.WriteString(c, "HTTP/1.1 200 O"); io.Copy(io.Discard, c) }, 504, upstreamTimeout, ""},
+	"not HTTP":     {func(c net.Conn, _ string) { io.WriteString(c, "hello, this is no HTTP\r\n\r\n") }, 502, upstreamInvalid, ""},
+	"endless head": {func(c net.Conn, _ string) { endless(c, "X: "+strings.Repeat("y", 1000)+"\r\n") }, 502, upstreamInvalid, "upstream_head"},
+	"endless 1xx":  {func(c net.Conn, _ string) { interims(c) }, 502, upstreamInvalid, "upstream_interim"},
 	"two framings": {func(c net.Conn, _ string) {
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab")
-	}, 502, upstreamInvalid},
+	}, 502, upstreamInvalid, ""},
 	"unasked switch": {func(c net.Conn, _ string) {
 		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n")
-	}, 502, upstreamInvalid},
+	}, 502, upstreamInvalid, ""},
 }
 
 func reset(c net.Conn) {
@@ -81,7 +83,7 @@ func TestBrokenServers(t *testing.T) {
 			if json.Unmarshal([]byte(body), &a) != nil || resp.StatusCode != b.status || a.Error != b.code {
 				t.Errorf("%s %s, want %d %s", resp.Status, body, b.status, b.code)
 			}
-			w.event(func(e event.Event) bool { return e.StatusCode == string(b.code) })
+			w.event(func(e event.Event) bool { return e.StatusCode == cmp.Or(b.reason, string(b.code)) })
 		})
 	}
 }

@@ -235,6 +235,7 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 	keep = whole && r.keep
 	if err := x.relay(r, resp, keep, up.br); err != nil {
 		x.client.SetLinger(0) // a cut answer must not look whole
+		x.client.Close()      // nor may TLS say that it is
 		keep, up.spent = false, true
 		if x.live.isRevoked() {
 			x.record(r.intent, revoked(&up.verdict))

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,6 +65,61 @@ func TestStreamLimits(t *testing.T) {
 	w.event(func(e event.Event) bool { return e.StatusCode == string(headTooLarge) })
 	if n := len(got.all()); n != 1 {
 		t.Errorf("the server saw %d requests, want 1", n)
+	}
+}
+
+// TestAnswersAreBounded: what a server says before its answer, and the head of
+// that, end in an answer of ours and an event with a reason of its own, at once
+// and without being collected.
+func TestAnswersAreBounded(t *testing.T) {
+	for reason, serve := range map[string]http.HandlerFunc{
+		"upstream_interim": func(rw http.ResponseWriter, r *http.Request) {
+			for range 100_000 {
+				if r.Context().Err() != nil {
+					return
+				}
+				rw.WriteHeader(http.StatusEarlyHints)
+			}
+		},
+		"upstream_head": func(rw http.ResponseWriter, _ *http.Request) {
+			for i := range 20 { // 80 KiB
+				rw.Header().Set(fmt.Sprintf("X-%d", i), strings.Repeat("x", 4<<10))
+			}
+		},
+	} {
+		t.Run(reason, func(t *testing.T) {
+			versions(t, func(t *testing.T, h2 bool) {
+				w, own := inspecting(t, policyOf(t, readOnlyPolicy))
+				var asked, passed atomic.Int32
+				w.secureWeb(h2, func(rw http.ResponseWriter, r *http.Request) {
+					if asked.Add(1); r.URL.Path == "/" {
+						serve(rw, r)
+					}
+				}, "api.example.com:443")
+				client := w.client(own, h2)
+				ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error { passed.Add(1); return nil }})
+				req, _ := http.NewRequestWithContext(ctx, "GET", "https://api.example.com/", nil)
+				before := heap()
+				resp, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != 502 || !strings.Contains(string(b), `"reason":"`+reason+`"`) || asked.Load() != 1 || passed.Load() > maxInterim {
+					t.Errorf("%s %s after %d interim answers and %d attempts, want 502 %s", resp.Status, b, passed.Load(), asked.Load(), reason)
+				}
+				w.event(func(e event.Event) bool { return e.StatusCode == reason })
+				if grown := heap() - before; grown > 4<<20 {
+					t.Errorf("%d bytes more", grown)
+				}
+				if resp, err = client.Get("https://api.example.com/next"); err != nil || resp.StatusCode != 200 {
+					t.Errorf("afterwards: %v %v", resp, err)
+				} else {
+					resp.Body.Close()
+				}
+			})
+		})
 	}
 }
 

@@ -157,17 +157,21 @@ func TestTrailers(t *testing.T) {
         port: 443
         protocol: rest
         enforcement: enforce
-        rules: [{allow: {method: POST, path: /pkg.Service/Get}}]`))
+        rules: [{allow: {method: POST, path: /pkg.Service/Get}}, {allow: {method: POST, path: /pkg.Service/Fail}}]`))
 	w.secureWeb(true, func(rw http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Te") != "trailers" {
 			t.Errorf("TE is %q", r.Header.Get("Te"))
+		}
+		if r.URL.Path == "/pkg.Service/Fail" {
+			rw.Header().Set("Grpc-Status", "5") // Trailers-Only: one block of headers that ends the stream
+			return
 		}
 		io.Copy(rw, r.Body)
 		rw.(http.Flusher).Flush()
 		rw.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
 	}, "api.example.com:443")
 	client := w.client(own, true)
-	for path, status := range map[string]int{"/pkg.Service/Get": 200, "/pkg.Service/Delete": 403} {
+	for path, status := range map[string]int{"/pkg.Service/Get": 200, "/pkg.Service/Fail": 200, "/pkg.Service/Delete": 403} {
 		req, _ := http.NewRequest("POST", "https://api.example.com"+path, strings.NewReader("\x00\x00\x00\x00\x01x"))
 		req.Header.Set("Te", "trailers")
 		req.Header.Set("Content-Type", "application/grpc")
@@ -180,7 +184,11 @@ func TestTrailers(t *testing.T) {
 		if resp.StatusCode != status || err != nil {
 			t.Errorf("%s: %s %v", path, resp.Status, err)
 		}
-		if status == 200 && (string(b) != "\x00\x00\x00\x00\x01x" || resp.Trailer.Get("Grpc-Status") != "0") {
+		if path == "/pkg.Service/Fail" {
+			if resp.ContentLength != 0 || resp.Header.Get("Grpc-Status") != "5" {
+				t.Errorf("%s: length %d, headers %v, want an end with the headers", path, resp.ContentLength, resp.Header)
+			}
+		} else if status == 200 && (string(b) != "\x00\x00\x00\x00\x01x" || resp.Trailer.Get("Grpc-Status") != "0") {
 			t.Errorf("%s: body %q, trailers %v", path, b, resp.Trailer)
 		}
 	}

@@ -46,7 +46,7 @@ func (s *streams) init(l Limits) {
 			}
 			return c, nil
 		},
-		DisableCompression: true, ResponseHeaderTimeout: l.Answer, MaxResponseHeaderBytes: int64(l.RequestHead),
+		DisableCompression: true, ResponseHeaderTimeout: l.Answer, MaxResponseHeaderBytes: 4 * int64(l.RequestHead), // far beyond it net/http gives up on the connection; before that the proxy refuses the answer
 		Protocols: &protocols,
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: time.Minute, PingTimeout: 15 * time.Second,
@@ -195,8 +195,11 @@ func saysStatus(w http.ResponseWriter, resp *http.Response) bool {
 
 // headBytes is about what a head takes in HTTP/1.
 func headBytes(req *http.Request) int {
-	n := len(req.Method) + len(req.RequestURI) + len(req.Host)
-	for k, vv := range req.Header {
+	return len(req.Method) + len(req.RequestURI) + len(req.Host) + fieldBytes(req.Header)
+}
+
+func fieldBytes(h http.Header) (n int) {
+	for k, vv := range h {
 		for _, v := range vv {
 			n += len(k) + len(v) + 4
 		}
@@ -312,7 +315,7 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 		return nil, no
 	}
 	resp, err := m.cc.RoundTrip(r.outgoing(x, v, w))
-	if err != nil && r.repeatable() && r.Context().Err() == nil && !timedOut(err) {
+	if err != nil && r.repeatable() && r.Context().Err() == nil && !timedOut(err) && !tooManyInterim(err) && !largeHead(err) {
 		// The connection may have been closed while the request was on its way.
 		m.Close()
 		if m, no = x.multiplexedFor(r, v); no != nil {
@@ -328,6 +331,10 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 			panic(http.ErrAbortHandler) // nobody waits for the answer
 		}
 		return nil, broken(v, err)
+	}
+	if fieldBytes(resp.Header) > x.limits.RequestHead {
+		resp.Body.Close()
+		return nil, broken(v, errHeadTooLarge)
 	}
 	if no := x.scrub(resp, v); no != nil {
 		return nil, no
@@ -363,8 +370,12 @@ func (r *request) outgoing(x *session, v *verdict, w http.ResponseWriter) *http.
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = []string{""} // none, instead of net/http's own
 	}
+	interim := 0
 	return out.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
 		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			if interim++; interim > maxInterim {
+				return errInterim
+			}
 			if code == http.StatusContinue {
 				return nil // net/http says it when the body is read
 			}
@@ -415,8 +426,8 @@ func (x *session) relayStream(w http.ResponseWriter, resp *http.Response) error 
 		h.Add("Trailer", k)
 	}
 	w.WriteHeader(resp.StatusCode)
-	if resp.Body != http.NoBody {
-		http.NewResponseController(w).Flush() // the head does not wait for the body
+	if resp.ContentLength != 0 {
+		http.NewResponseController(w).Flush() // the head does not wait for the body; without one it ends the stream
 	}
 	if err := x.copyStream(w, resp.Body); err != nil {
 		return err

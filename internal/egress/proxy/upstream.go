@@ -229,8 +229,10 @@ func (x *session) answerTo(r *request, up *upstream, sent chan error) (*http.Res
 			return nil, broken(&up.verdict, err)
 		}
 	}
-	return nil, broken(&up.verdict, fmt.Errorf("more than %d interim answers", maxInterim))
+	return nil, broken(&up.verdict, errInterim)
 }
+
+var errInterim = fmt.Errorf("more than %d interim answers", maxInterim)
 
 // begins waits for the first byte of an answer. The time for it begins anew as
 // long as the request is still being sent.
@@ -260,10 +262,22 @@ func unanswered(up *upstream, err error) *denial {
 func broken(v *verdict, err error) *denial {
 	no := &denial{code: upstreamInvalid, failed: true, cause: err, decision: v.Decision, detail: "the answer of " + v.host + " could not be read"}
 	switch {
+	case tooManyInterim(err):
+		no.reason, no.detail = "upstream_interim", "the answer of "+v.host+" has too many interim answers before it"
+	case largeHead(err):
+		no.reason, no.detail = "upstream_head", "the head of the answer of "+v.host+" is too large"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		no.detail = v.host + " closed the connection without an answer"
 	case timedOut(err):
 		no.code, no.detail = upstreamTimeout, "the answer of "+v.host+" took too long"
 	}
 	return no
+}
+
+// tooManyInterim and largeHead tell what was wrong with an answer, for HTTP/2 by
+// the words in which net/http wraps it: it exports no error that could be asked.
+func tooManyInterim(err error) bool { return strings.Contains(err.Error(), errInterim.Error()) }
+
+func largeHead(err error) bool {
+	return errors.Is(err, errHeadTooLarge) || strings.Contains(err.Error(), "response header list larger than advertised limit")
 }
