@@ -147,6 +147,35 @@ func goTool(t *testing.T, args ...string) string {
 	return string(out)
 }
 
+// TestNamedTestsExist: a page that names a test as its evidence names one that
+// there is.
+func TestNamedTestsExist(t *testing.T) {
+	_, all := sources(t)
+	tests := map[string]bool{}
+	for _, s := range all {
+		for _, d := range s.file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil {
+				tests[f.Name.Name] = true
+			}
+		}
+	}
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no pages: %v", err)
+	}
+	for _, page := range append(pages, "README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md") {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("`(Test[A-Z]\\w*)").FindAllStringSubmatch(string(b), -1) {
+			if !tests[m[1]] {
+				t.Errorf("%s names %s, which is no test", page, m[1])
+			}
+		}
+	}
+}
+
 // TestBinaries looks at the programs as they are shipped.
 func TestBinaries(t *testing.T) {
 	for _, b := range binaries {

@@ -203,6 +203,42 @@ func TestCutAnswer(t *testing.T) {
 	}
 }
 
+// TestCutAnswerByTheEnd: a client of HTTP/1.0 knows the end of an answer by that
+// of the connection, and must not be told that a cut one is whole.
+func TestCutAnswerByTheEnd(t *testing.T) {
+	for text, whole := range map[string]bool{"4\r\nhalf\r\n": false, "4\r\nhalf\r\n0\r\n\r\n": true} {
+		w, own := inspecting(t, policyOf(t, readOnlyPolicy))
+		w.secureRaw("api.example.com:443", func(c net.Conn, br *bufio.Reader) {
+			if _, err := http.ReadRequest(br); err == nil {
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"+text)
+			}
+		})
+		c := w.tunnelTLS(own, "api.example.com:443", "api.example.com")
+		io.WriteString(c, "GET / HTTP/1.0\r\nHost: api.example.com\r\n\r\n")
+		if b, err := io.ReadAll(c); (err == nil) != whole || whole && !strings.HasSuffix(string(b), "half") {
+			t.Errorf("whole %v: %q, %v", whole, b, err)
+		}
+	}
+}
+
+// TestCutStream: nor does a stream that is reset look whole.
+func TestCutStream(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy))
+	w.secureWeb(true, func(rw http.ResponseWriter, _ *http.Request) {
+		io.WriteString(rw, "half")
+		rw.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}, "api.example.com:443")
+	resp, err := w.client(own, true).Get("https://api.example.com/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); err == nil || string(b) != "half" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 // TestBrokenStreams is the same for servers that speak HTTP/2.
 func TestBrokenStreams(t *testing.T) {
 	preface := func(br *bufio.Reader) bool {

@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/textproto"
 	"runtime"
 	"strings"
@@ -121,6 +123,75 @@ func TestAnswersAreBounded(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestTunnelsEnd when nothing moves for long, and when they are old, whatever
+// moves.
+func TestTunnelsEnd(t *testing.T) {
+	for reason, limit := range map[string]func(*Limits){
+		endIdle:     func(l *Limits) { l.Idle = 200 * time.Millisecond },
+		endLifetime: func(l *Limits) { l.Lifetime = 200 * time.Millisecond },
+	} {
+		t.Run(reason, func(t *testing.T) {
+			w := newWorld(t, rules{"a.example:443": {}}, func(o *Options) { limit(&o.Limits) })
+			w.origin(echo, "a.example:443")
+			c := w.connect("a.example:443")
+			for err := error(nil); err == nil && reason == endLifetime; time.Sleep(time.Millisecond) {
+				_, err = c.Write([]byte("x"))
+			}
+			io.Copy(io.Discard, c.br)
+			w.event(func(e event.Event) bool { return e.StatusCode == reason })
+		})
+	}
+}
+
+// slowNames is a resolver that does not answer.
+type slowNames struct{}
+
+func (slowNames) Resolve(ctx context.Context, _ string) ([]netip.Addr, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestSlowName: a name that is not answered in time is 504.
+func TestSlowName(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.Dial, o.Resolver = 100*time.Millisecond, slowNames{} })
+	r, body := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com")).say("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n").answer("GET")
+	if r.StatusCode != 504 || !strings.Contains(body, string(upstreamTimeout)) {
+		t.Errorf("%s %s, want 504", r.Status, body)
+	}
+	w.event(func(e event.Event) bool { return e.StatusCode == "name_not_resolved" })
+}
+
+// TestUnreadBodiesAreBounded: a client that does not read stops the server, and
+// nothing piles up between them.
+func TestUnreadBodiesAreBounded(t *testing.T) {
+	versions(t, func(t *testing.T, h2 bool) {
+		w, own := inspecting(t, policyOf(t, readOnlyPolicy))
+		var sent atomic.Int64
+		w.secureWeb(h2, func(rw http.ResponseWriter, _ *http.Request) {
+			b := make([]byte, 64<<10)
+			for {
+				n, err := rw.Write(b)
+				if sent.Add(int64(n)); err != nil {
+					return
+				}
+			}
+		}, "api.example.com:443")
+		client := w.client(own, h2)
+		before := heap()
+		resp, err := client.Get("https://api.example.com/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		for last := int64(-1); last != sent.Load(); time.Sleep(300 * time.Millisecond) {
+			last = sent.Load() // until nothing moves
+		}
+		if grown := heap() - before; grown > 16<<20 { // the client's and the server's windows and buffers are among it
+			t.Errorf("%d bytes more, after %d were sent", grown, sent.Load())
+		}
+	})
 }
 
 // TestInspectedConnectionsAreBounded: one too many is told so, and the others go
