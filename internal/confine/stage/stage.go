@@ -224,9 +224,10 @@ func (p *Process) reapGuard() {
 	unix.Close(p.control)
 }
 
-// abort ends a half-started sandbox.
+// abort ends a half-started sandbox. The guard does it: what the agent has started
+// by now would outlive a guard that is killed.
 func (p *Process) abort() {
-	unix.Kill(p.guard, unix.SIGKILL)
+	p.Stop()
 	wait4(p.guard)
 	unix.Close(p.control)
 	if p.Listener >= 0 {

@@ -1,11 +1,14 @@
 package stage
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -128,6 +131,46 @@ func TestTreeEndsWithAgent(t *testing.T) {
 	}
 	if _, err := os.Stat("/proc/" + pid); pid == "" || err == nil {
 		t.Errorf("process %q lives on", pid)
+	}
+}
+
+// A start that fails behind execve leaves nothing of what the agent has started.
+func TestAbortLeavesNothing(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	line, ended := make(chan string, 1), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and ends with it, as the thread of Start
+		p, err := start(Spec{
+			Path: "/bin/sh", Args: []string{"sh", "-c", "setsid sh -c 'echo $$; exec sleep 1000'"}, Env: os.Environ(), Dir: "/",
+			Stdio: [3]*os.File{null, w, null}, Ruleset: -1, GuardRuleset: -1,
+		})
+		w.Close()
+		if err == nil {
+			text, _ := bufio.NewReader(r).ReadString('\n')
+			line <- strings.TrimSpace(text)
+			p.abort()
+		}
+		ended <- err
+	}()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(<-line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(pid, 0); err != unix.ESRCH {
+		t.Errorf("process %d lives on: %v", pid, err)
+		unix.Kill(pid, unix.SIGKILL)
 	}
 }
 
