@@ -127,13 +127,14 @@ func TestJournalOutOfReach(t *testing.T) {
 	for name, path := range map[string]string{
 		"none":              "",
 		"below_the_workdir": filepath.Join(dir, "work", "state", "denials.jsonl"),
+		"below_a_grant":     filepath.Join(dir, "granted", "state", "denials.jsonl"),
 		"no_directory":      filepath.Join(dir, "file", "denials.jsonl"),
 		"symlink":           filepath.Join(dir, "symlink"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
 			s := event.NewSession(event.Origin{})
-			d := newDenials(&out, path, filepath.Join(dir, "work"))
+			d := newDenials(&out, path, filepath.Join(dir, "work"), filepath.Join(dir, "granted"))
 			d.event(s.Stamp(denial("evil.example")))
 			d.close()
 			if want := "sallyport: denied  git → evil.example:443  (no rule for host)\n"; out.String() != want {

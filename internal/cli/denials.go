@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -49,10 +50,10 @@ type denials struct {
 }
 
 // newDenials opens the journal at path, if there is one. A journal that the
-// agent could write is none: it may not lie below workdir.
-func newDenials(out io.Writer, path, workdir string) *denials {
+// agent could write is none: it may not lie below a directory that it may write.
+func newDenials(out io.Writer, path string, writable ...string) *denials {
 	d := &denials{out: out, seen: make(map[string]bool)}
-	if path == "" || below(path, workdir) {
+	if path == "" || slices.ContainsFunc(writable, func(dir string) bool { return below(path, dir) }) {
 		return d
 	}
 	if os.MkdirAll(filepath.Dir(path), 0o700) != nil {

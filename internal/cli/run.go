@@ -97,6 +97,16 @@ func newRun(s Streams) *cobra.Command {
 	return cmd
 }
 
+// writable is where the program may write: its working directory, if that is
+// granted or not, and what the policy names.
+func writable(o supervisor.Options) []string {
+	p := o.Policy
+	if p == nil {
+		p = policy.Default()
+	}
+	return append([]string{o.Workdir}, p.Filesystem.ReadWrite...)
+}
+
 func run(cmd *cobra.Command, s Streams, f runFlags, command []string) error {
 	out := personOn(s.Err)
 	note := func(text string) { sayf(out, "%s", text) }
@@ -112,7 +122,7 @@ func run(cmd *cobra.Command, s Streams, f runFlags, command []string) error {
 	if err != nil {
 		return err
 	}
-	log := newDenials(out, journalPath(os.Getenv), o.Workdir)
+	log := newDenials(out, journalPath(os.Getenv), writable(o)...)
 	defer log.close()
 	o.Command, o.Base, o.Version = command, os.Environ(), Version()
 	o.Stdin, o.Stdout, o.Stderr = s.In, s.Out, s.Err

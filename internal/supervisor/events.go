@@ -31,6 +31,17 @@ func (s *sandbox) emit(e event.Event) {
 	}
 }
 
+// ownProcess is this process as events name it.
+func ownProcess() event.Who {
+	exe, _ := os.Executable()
+	return event.Who{PID: os.Getpid(), Exe: exe}
+}
+
+// agentProcess is the agent's first one.
+func (s *sandbox) agentProcess(path string) event.Who {
+	return event.Who{PID: s.agent.PID, Exe: path, Args: s.o.Command}
+}
+
 func (s *sandbox) eventsErr() error {
 	if s.writer == nil {
 		return nil

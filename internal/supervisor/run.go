@@ -190,14 +190,17 @@ func (s *sandbox) openEvents() error {
 		SessionID: fmt.Sprintf("%d-%d", now.UnixNano(), os.Getpid()), Version: s.o.Version,
 		Hostname: host, Kernel: unix.ByteSliceToString(u.Release[:]), Seed: uint32(now.UnixNano()),
 	})
-	if s.o.Events == "" {
-		return nil
+	const hint = "give --events a file in a directory that you can write"
+	var err error
+	if s.o.Events != "" {
+		if s.writer, err = event.OpenWriter(s.o.Events); err != nil {
+			return refused(hint, "events: %w", err)
+		}
 	}
-	w, err := event.OpenWriter(s.o.Events)
-	if err != nil {
-		return refused("give --events a file in a directory that you can write", "events: %w", err)
+	s.emit(event.Lifecycle(event.Start, "supervisor", s.o.Version))
+	if s.writer != nil && s.writer.Err() != nil {
+		return refused(hint, "events cannot be written: %w", s.writer.Err())
 	}
-	s.writer = w
 	return nil
 }
 
@@ -373,6 +376,9 @@ func (s *sandbox) close() {
 	}
 	s.creds.wipe()
 	s.control.close()
+	if s.session != nil {
+		s.emit(event.Lifecycle(event.Stop, "supervisor", s.o.Version))
+	}
 	if s.writer != nil {
 		s.writer.Close()
 	}

@@ -37,6 +37,7 @@ type spec struct {
 
 	PolicyFile string // in the place of Policy, and followed
 	Control    string
+	Events     string
 	UpstreamCA string
 }
 
@@ -48,7 +49,7 @@ func beSupervisor(raw string) int {
 	os.Unsetenv("SUPERVISOR_TEST")
 	o := Options{
 		Mode:    policy.Platform, // the other modes are test/modes'
-		Command: s.Command, Workdir: s.Workdir, UpstreamCA: s.UpstreamCA, Base: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Command: s.Command, Workdir: s.Workdir, UpstreamCA: s.UpstreamCA, Events: s.Events, Base: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Note: func(n string) { fmt.Fprintln(os.Stderr, "note:", n) },
 	}
 	if s.PolicyFile != "" {

@@ -54,11 +54,12 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 	s.servers.member = s.member
 	close(s.running)
 	forward(agent)
+	s.emit(event.Launched(ownProcess(), s.agentProcess(path)))
 	for _, f := range findings {
 		s.emit(event.Finding(event.Found{Kind: "policy_path_void", Title: "a policy path is void", Detail: f.Path + ": " + f.Reason}))
 		s.note("%s: %s", f.Path, f.Reason)
 	}
-	return s.keep(ctx)
+	return s.keep(ctx, path)
 }
 
 // obstacles puts the steps that a host refuses most often into words.
@@ -108,8 +109,8 @@ func startError(command string, err error) error {
 }
 
 // keep runs the gate, the proxy and the terminal for as long as the sandbox
-// lives.
-func (s *sandbox) keep(caller context.Context) (int, error) {
+// lives. path is what the agent executes first.
+func (s *sandbox) keep(caller context.Context, path string) (int, error) {
 	ctx, cancel := context.WithCancel(caller)
 	defer cancel()
 	var gate, wg sync.WaitGroup
@@ -156,6 +157,9 @@ func (s *sandbox) keep(caller context.Context) (int, error) {
 	status, err := s.agent.Wait()
 	if err != nil && caller.Err() != nil {
 		status, err = killed, nil // the caller has ended it, and nobody was left to tell the status
+	}
+	if err == nil {
+		s.emit(event.Exited(ownProcess(), s.agentProcess(path), exitCode(status)))
 	}
 	cancel()
 	wg.Go(s.trust.close)
