@@ -146,12 +146,13 @@ func (k kernel) judge(s said, triesOnly bool) error {
 			return fmt.Errorf("uid %d: run ended with %d, expected %d: %s", st.UID, st.Status, want, st.Err)
 		}
 	}
+	var red []error
 	for _, r := range s.runs {
 		if err := k.judgeSuite(r); err != nil {
-			return fmt.Errorf("uid %d: %w", r.UID, err)
+			red = append(red, fmt.Errorf("uid %d: %s: %w", r.UID, r.counts(), err))
 		}
 	}
-	return nil
+	return errors.Join(red...)
 }
 
 func (k kernel) judgeSuite(r suite) error {
