@@ -83,7 +83,8 @@ func (s *sandbox) makeNetwork(wait time.Duration) error {
 	if s.listener, s.proxyAddr, err = listenProxy(s.o.ProxyPort, l.Host(), l.Name); err != nil {
 		return err
 	}
-	steps := []func() error{s.packetRules, s.proveReach, s.proveClosed, s.listenToRefusals}
+	// Once without our rules, which would keep a firewall's word of refusal out.
+	steps := []func() error{s.proveReach, s.packetRules, s.proveReach, s.proveClosed, s.listenToRefusals}
 	if s.o.Off&confine.WallPackets != 0 {
 		steps = []func() error{s.proveReach}
 	}
@@ -237,7 +238,7 @@ func (in *netspace) thread() func(func()) error {
 	return in.ns.Go
 }
 
-// watch tells of refused packets until close.
+// watch tells of refused packets until finish or close.
 func (in *netspace) watch(refused func(nft.Packet)) {
 	if in == nil || in.log == nil {
 		return
@@ -250,6 +251,13 @@ func (in *netspace) watch(refused func(nft.Packet)) {
 		for _, p := range packets {
 			refused(p)
 		}
+	}
+}
+
+// finish lets watch tell what has been refused so far, and end.
+func (in *netspace) finish() {
+	if in != nil && in.log != nil {
+		in.log.Finish()
 	}
 }
 

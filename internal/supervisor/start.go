@@ -168,8 +168,9 @@ func (s *sandbox) keep(caller context.Context, path string) (int, error) {
 	closeGate() // nobody is left to be answered; kernels before Linux 6.11 do not tell
 	gate.Wait() // it uses the namespace
 	s.directs.stop()
-	s.space.close()
+	s.space.finish()
 	wg.Wait()
+	s.space.close()
 	if err := errors.Join(err, gateErr, proxyErr, s.eventsErr()); err != nil {
 		return 0, refused("", "%w", err)
 	}

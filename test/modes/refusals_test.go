@@ -50,6 +50,7 @@ var refusals = []struct {
 func TestRefusals(t *testing.T) {
 	for _, tt := range refusals {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel() // some wait, and each has a network of its own
 			testkit.Netns(t, func(t *testing.T) {
 				if tt.host != nil {
 					tt.host(t)
@@ -116,6 +117,7 @@ func TestAutomatic(t *testing.T) {
 		{"policy_says_platform", root, "version: 1\nnetwork_enforcement: platform\nfilesystem_policy: {read_only: [/usr, /bin, /lib, /lib64, /proc]}\n", nil, `^note: started as root`, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel() // some wait, and each has a network of its own
 			testkit.Netns(t, func(t *testing.T) {
 				if tt.host != nil {
 					tt.host(t)

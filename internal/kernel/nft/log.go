@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -62,7 +63,7 @@ func Listen() (*Listener, error) {
 }
 
 // Next waits for refused packets. What was lost because nobody read in time is
-// passed over; an error means that the listener is closed.
+// passed over; an error means that the listener is closed or finished.
 func (l *Listener) Next() ([]Packet, error) {
 	for {
 		msgs, err := l.c.Receive()
@@ -86,6 +87,20 @@ func (l *Listener) Next() ([]Packet, error) {
 			return out, nil
 		}
 	}
+}
+
+// finishWithin is how long Next may go on after Finish, if the kernel's answer
+// was lost.
+const finishWithin = 200 * time.Millisecond
+
+// Finish lets Next return what has been logged so far, and then end: the kernel
+// answers a message that it does not take with an error, in line behind the rest.
+func (l *Listener) Finish() error {
+	_, err := l.c.Send(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_ULOG<<8 | msgPacket, Flags: netlink.Request},
+		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
+	})
+	return errors.Join(err, l.c.SetReadDeadline(time.Now().Add(finishWithin)))
 }
 
 // Close ends Next.

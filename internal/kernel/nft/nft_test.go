@@ -392,6 +392,45 @@ func TestLog(t *testing.T) {
 	})
 }
 
+// Finish ends Next behind what was logged before, and not a packet earlier.
+func TestFinish(t *testing.T) {
+	testkit.Netns(t, func(t *testing.T) {
+		inside := pair(t)
+		var l *Listener
+		must(t, inside(func() (err error) {
+			if err = Install(Rules(contract)); err == nil {
+				l, err = Listen()
+			}
+			return err
+		}))
+		defer l.Close()
+		const sent = 10
+		for range sent {
+			inside(func() error { return ask("udp4", "10.200.0.1:53") })
+		}
+		began := time.Now()
+		must(t, l.Finish())
+		got := 0
+		for {
+			packets, err := l.Next()
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("ended by the clock, after %v", time.Since(began))
+			}
+			if err != nil {
+				break
+			}
+			for _, p := range packets {
+				if p.Protocol == unix.IPPROTO_UDP && p.UID == os.Getuid() {
+					got++
+				}
+			}
+		}
+		if got != sent {
+			t.Errorf("%d packets were told before the end, want %d", got, sent)
+		}
+	})
+}
+
 func TestParsePacket(t *testing.T) {
 	v4 := func(protocol byte, options int, rest ...byte) []byte {
 		b := make([]byte, 20+4*options)
