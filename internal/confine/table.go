@@ -33,7 +33,7 @@ type FilterOptions struct {
 // protocol. Each was chosen so that real programs fall back well.
 func FilterRules(arch seccomp.Arch, o FilterOptions) []seccomp.Rule {
 	table := slices.Concat(socketRules(o.Gate), sendRules(o.Gate), optionRules(),
-		processRules(), kernelRules(), ipcRules(o.SharedIPC), ownerRules(),
+		processRules(), requestRules(), kernelRules(), ipcRules(o.SharedIPC), ownerRules(),
 		[]seccomp.Rule{{
 			Name: "calls of a later kernel", From: arch.Newest() + 1, Do: refuse(unix.ENOSYS),
 			Why: "nobody has judged them yet; programs fall back to what this kernel's predecessor had",

@@ -17,6 +17,14 @@ const unshared = unix.CLONE_FILES | unix.CLONE_FS | unix.CLONE_SYSVSEM | unix.CL
 
 const tiocLinux = 0x541c // TIOCLINUX of asm-generic/ioctls.h
 
+// Requests of ioctl(2) on files. golang.org/x/sys/unix has no name for the reflink of
+// OCFS2 (fs/ocfs2/ocfs2_ioctl.h); requests of btrfs have the type 0x94 (linux/btrfs.h).
+const (
+	ocfs2Reflink = 0x40186f04
+	requestType  = 0xff00
+	btrfsType    = 0x9400
+)
+
 const coreLimit = "at any limit but 1 a crash starts the host's core handler, which often is root's, on memory of the agent's choice; the stage sets 1, and programs that lower it to 0 go on"
 
 // processRules keep the agent in its own processes, and each process what it is.
@@ -49,6 +57,18 @@ func processRules() []seccomp.Rule {
 			Why: "the usual way to run a memfd; fexecve falls back to /proc/self/fd. What runs is judged by its identity, not by this row"},
 		{Name: "terminal input", Calls: on("ioctl"), When: when(seccomp.Int(1).Is(unix.TIOCSTI, tiocLinux, unix.TIOCSETD)), Do: eperm,
 			Why: "types into the terminal of whoever started the sandbox, or pastes, or loads line disciplines; the kernel takes the request as 32 bits"},
+	}
+}
+
+// requestRules are about what Landlock is not asked for: it has hooks where a path is
+// walked, and its right for ioctl is about devices alone.
+func requestRules() []seccomp.Rule {
+	request, other := seccomp.Int(1), refuse(unix.ENOTTY)
+	return []seccomp.Rule{
+		{Name: "subvolumes", Calls: on("ioctl"), When: when(request.And(requestType).Is(btrfsType), request.IsNot(unix.FICLONE, unix.FICLONERANGE, unix.FIDEDUPERANGE)), Do: other,
+			Why: "makes, copies and removes them in a directory that is open for reading: files of the agent would stand where it may only read. The errno is that of other file systems; shared extents need a file that is open for writing"},
+		{Name: "files by other ways", Calls: on("ioctl"), When: when(request.Is(ocfs2Reflink, unix.FS_IOC_ENABLE_VERITY, unix.FS_IOC_SET_ENCRYPTION_POLICY)), Do: other,
+			Why: "makes a file, or changes for good what one is, with no more than the right to read"},
 	}
 }
 

@@ -178,6 +178,68 @@ func TestFilesAreHeld(t *testing.T) {
 	})
 }
 
+// subvolumes makes a subvolume in the working directory, a file in it, and a copy of
+// it in a directory that may only be read. It prints what that directory holds.
+const subvolumes = `
+import fcntl, os, struct
+def ask(request, directory, source, name):
+    d = os.open(directory, os.O_RDONLY)
+    try: fcntl.ioctl(d, request, bytearray(struct.pack("q4088s", source, name)))
+    except OSError as e: print(e)
+ask(0x5000940e, "work", 0, b"mine") # BTRFS_IOC_SUBVOL_CREATE
+os.makedirs("work/mine", exist_ok=True); open("work/mine/file", "w").write("planted")
+ask(0x50009401, "home", os.open("work/mine", os.O_RDONLY), b"copy") # BTRFS_IOC_SNAP_CREATE
+ask(0x5000940e, "home", 0, b"new")
+print("home holds", sorted(os.listdir("home")))
+`
+
+// TestNoSubvolumes: on btrfs a directory that is open for reading is enough to put
+// files into it, past Landlock. Sharing extents of a file that may be written goes on.
+func TestNoSubvolumes(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to mount a file system")
+	}
+	for _, program := range []string{"mkfs.btrfs", "python3", "unshare"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip("needs " + program)
+		}
+	}
+	dir := workdir(t)
+	image, mount := filepath.Join(dir, "image"), filepath.Join(dir, "fs")
+	if err := errors.Join(os.Mkdir(mount, 0o755), os.WriteFile(image, nil, 0o600), os.Truncate(image, 120<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mkfs.btrfs", "-q", image).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.btrfs: %v\n%s", err, out)
+	}
+	// The mount is in a namespace that ends with the command.
+	run := func(c *exec.Cmd) string {
+		t.Helper()
+		const script = `mount -o loop "$1" "$2" || exit 77; cd "$2" && mkdir -p home work && chown 65534:65534 home work . && shift 2 && exec "$@"`
+		in := exec.Command("unshare", append([]string{"-m", "sh", "-c", script, "sh", image, mount}, c.Args...)...)
+		in.Env = append(c.Environ(), "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+		out, err := in.CombinedOutput()
+		if in.ProcessState.ExitCode() == 77 {
+			t.Skipf("needs btrfs and loop devices: %s", out)
+		}
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return string(out)
+	}
+	const p = "version: 1\nfilesystem_policy: {include_workdir: false, read_only: [/usr, /bin, /lib, /lib64, /etc, %s], read_write: [%s/work]}\n"
+	script := subvolumes + "os.system('cp --reflink=always work/mine/file work/shared && echo extents are shared')"
+	c := command(t, nil, spec{Workdir: dir, Command: []string{"python3", "-c", "import os; os.chdir('fs')\n" + script}, Policy: fmt.Sprintf(p, mount, mount)})
+	out := run(c)
+	if !strings.Contains(out, "home holds []") || strings.Count(out, "Inappropriate ioctl") != 3 || !strings.Contains(out, "extents are shared") {
+		t.Errorf("inside:\n%s", out)
+	}
+	control := exec.Command("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "python3", "-c", "import shutil; shutil.rmtree('work/mine', True)"+script)
+	if out := run(control); !strings.Contains(out, "home holds ['copy', 'new']") {
+		t.Errorf("the attack does not work outside of a sandbox:\n%s", out)
+	}
+}
+
 // inside lists the processes whose working directory is dir.
 func inside(t *testing.T, dir string) []string {
 	t.Helper()
