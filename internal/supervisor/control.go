@@ -199,8 +199,9 @@ func (c *control) answer(conn *net.UnixConn) {
 	json.NewEncoder(conn).Encode(a)
 }
 
-// admit lets in the user of this sandbox and root, and nobody from inside: the
-// gate does not let the agent connect here, and should that ever fail, this does.
+// admit lets in the user of this sandbox and root, and nobody from inside. The gate
+// does not let the agent connect here; should that ever fail, this does: a connection
+// of the agent was made by the gate, in this process, or by one of its own.
 func (c *control) admit(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -219,7 +220,7 @@ func (c *control) admit(conn *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	if slices.Contains(inside, int(who.Pid)) {
+	if int(who.Pid) == os.Getpid() || slices.Contains(inside, int(who.Pid)) {
 		c.emit(event.Finding(event.Found{Kind: "control_socket_reached", Title: "a program of the sandbox reached the control socket",
 			Detail: "it was refused", Severity: event.Critical, Who: &event.Who{PID: int(who.Pid)}}))
 		return errors.New("a program of the sandbox may not ask")

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"sallyport/internal/testkit"
+
+	"sallyport/internal/event"
 )
 
 // aWhile is how long a test waits for what takes about a second.
@@ -284,6 +286,32 @@ func TestControlSocket(t *testing.T) {
 		}
 		l.out.await(t, "curl: 7") // could not connect
 	})
+}
+
+// TestControlKnowsTheGate: should the gate ever make the agent's connection to the
+// control socket, the kernel names the gate's own process to who answers there.
+func TestControlKnowsTheGate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var told []event.Event
+	s := &sandbox{session: event.NewSession(event.Origin{}), o: Options{Event: func(e event.Event) { told = append(told, e) }}}
+	if err := (&control{sandbox: s}).admit(conn); err == nil || len(told) != 1 {
+		t.Errorf("admit = %v with %d findings, want a refusal with one", err, len(told))
+	}
 }
 
 // TestRequestsAreJudgedAgain: of two requests that run to one host, a new policy
