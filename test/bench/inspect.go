@@ -47,7 +47,7 @@ type tlsResult struct {
 
 // inspect compares ways to one origin with TLS on loopback, of which all but the
 // first end TLS and begin it anew.
-func inspect(dir, sally string, rounds int) {
+func inspect(dir, sally string, rounds int, only string) {
 	exe, err := os.Executable()
 	check(err)
 	self := filepath.Join(dir, "bench") // root's agent is somebody else, who cannot read what go run has built
@@ -60,6 +60,9 @@ func inspect(dir, sally string, rounds int) {
 	ways, stopAll := tlsWays(dir, sally, self, at, ca)
 	defer stopAll()
 	for _, t := range tlsTests {
+		if !strings.Contains(t.name, only) {
+			continue
+		}
 		results := map[string][]tlsResult{}
 		for r := -1; r < rounds; r++ {
 			for i := range ways {
@@ -75,8 +78,12 @@ func inspect(dir, sally string, rounds int) {
 		}
 		reportTLS(t.name, t.unit, t.spec.Rate > 0, ways, results)
 	}
-	idleTLS(self, ways, ca.pem)
-	costs()
+	if strings.Contains("idle connections", only) {
+		idleTLS(self, ways, ca.pem)
+	}
+	if strings.Contains("costs", only) {
+		costs()
+	}
 }
 
 // tlsWays starts the proxies that there are.

@@ -7,6 +7,7 @@
 //	go run ./test/bench -n 40 start         # one workload
 //	go run ./test/bench -n 7 network        # connections and throughput
 //	go run ./test/bench -n 5 inspect        # the same where TLS is ended and requests are judged
+//	go run ./test/bench -only bulk inspect  # a part of it
 //
 // As root it measures every mode. It makes veth pairs then: unshare -n, with
 // the loopback interface raised, keeps them off the machine's own network.
@@ -62,6 +63,7 @@ func main() {
 	}
 	n := flag.Int("n", 20, "rounds")
 	asJSON := flag.Bool("json", false, "print JSON lines")
+	only := flag.String("only", "", "of inspect, measure only what has this in its name")
 	binary := flag.String("sallyport", "", "measure this binary instead of building one")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "sallyport-bench-")
@@ -74,7 +76,7 @@ func main() {
 		network(dir, filepath.Join(dir, "sallyport"), min(*n, 7))
 	}
 	if wanted("inspect") {
-		inspect(dir, filepath.Join(dir, "sallyport"), min(*n, 7))
+		inspect(dir, filepath.Join(dir, "sallyport"), min(*n, 7), *only)
 	}
 	for _, w := range workloads(dir) {
 		if !wanted(w.name) {

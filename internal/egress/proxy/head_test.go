@@ -159,3 +159,33 @@ func BenchmarkParseHead(b *testing.B) {
 		}
 	})
 }
+
+// TestHostOfCapturedRequest: the name that is known already is a shortcut for
+// itself only.
+func TestHostOfCapturedRequest(t *testing.T) {
+	known, unknown := target{captured: true, host: "a.example", port: 80}, target{captured: true, port: 80}
+	six := target{captured: true, host: "2001:db8::1", port: 80}
+	for _, tt := range []struct {
+		why  string
+		to   target
+		host string
+		want string // empty: refused
+	}{
+		{"the same", known, "a.example", "a.example"},
+		{"the same, in capitals", known, "A.Example", "a.example"},
+		{"another", known, "b.example", "b.example"},
+		{"none for a known host", known, "", ""},
+		{"none", unknown, "", ""},
+		{"one where none is known", unknown, "a.example", "a.example"},
+		{"IPv6", six, "[2001:db8::1]", "2001:db8::1"},
+		{"IPv6 without brackets", six, "2001:db8::1", ""},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			in := "GET / HTTP/1.1\r\nHost: " + tt.host + "\r\n\r\n"
+			r, err := tt.to.read([]byte(in), bufio.NewReader(strings.NewReader(in)))
+			if (err == nil) != (tt.want != "") || err == nil && (r.host != tt.want || r.port != 80) {
+				t.Errorf("Host %q is %q port %d, %v; want %q", tt.host, r.host, r.port, err, tt.want)
+			}
+		})
+	}
+}

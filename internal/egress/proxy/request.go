@@ -119,6 +119,10 @@ func (r *request) origin(h head, t target) error {
 		r.host = t.host
 		return nil
 	}
+	if t.host != "" && string(h.host) == t.host && !strings.Contains(t.host, ":") {
+		r.host = t.host // which is canonical
+		return nil
+	}
 	host, port, err := address.ParseAuthority(string(h.host), t.port)
 	if err != nil {
 		return err

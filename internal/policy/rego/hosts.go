@@ -19,7 +19,7 @@ type hostPattern struct {
 }
 
 // hostIndex finds the patterns that match a host without walking over them. It proposes; match.Host decides.
-// It is filled once and then only read.
+// It is filled once and then only asked.
 type hostIndex struct {
 	exact map[string]*hostPattern
 	// A first label with a star: by what is before the star and what is after the label. The lengths of the
@@ -30,6 +30,8 @@ type hostIndex struct {
 	// Prefixes of endpoints without a host, and the lengths that occur, for IPv4 and IPv6.
 	prefixes map[netip.Prefix]*hostPattern
 	bits     [2][]int
+
+	hosts memory[[]*hostPattern] // what matches a host
 }
 
 type starKey struct{ before, rest string }
@@ -86,6 +88,12 @@ func (x *hostIndex) addPrefix(prefix netip.Prefix) (*hostPattern, error) {
 // match appends to found the patterns that match a canonical host: a name, or the text of an address. A host in
 // any other form matches nothing.
 func (x *hostIndex) match(found []*hostPattern, host string) []*hostPattern {
+	var buf [256]byte
+	all, _ := x.hosts.get(append(buf[:0], host...), func() ([]*hostPattern, error) { return x.find(nil, host), nil })
+	return append(found, all...)
+}
+
+func (x *hostIndex) find(found []*hostPattern, host string) []*hostPattern {
 	if canonical, err := match.CanonicalHost(host); err != nil || canonical != host {
 		return found
 	}

@@ -62,7 +62,7 @@ type field struct {
 // request is to be read. It is nil if none does; such a request is denied. The error is as for Decide.
 func (e *Engine) EndpointFor(ctx context.Context, in Input, path string) (ep *policy.Endpoint, err error) {
 	defer recovered(&err)
-	f, err := e.field(e.newPatience(ctx), in, path)
+	f, err := e.field(func() *patience { return e.newPatience(ctx) }, in, path)
 	if err != nil || len(f.selected) == 0 {
 		return nil, err
 	}
@@ -78,7 +78,13 @@ func (e *Engine) DecideRequest(ctx context.Context, in Input, req policy.Request
 		}
 	}()
 	defer recovered(&err)
-	wait := e.newPatience(ctx)
+	var began *patience
+	wait := func() *patience { // one for both questions, if one of them is put
+		if began == nil {
+			began = e.newPatience(ctx)
+		}
+		return began
+	}
 	f, err := e.field(wait, in, req.Path)
 	if err != nil {
 		return res, err
@@ -128,7 +134,7 @@ func (e *Engine) notTaken(ctx context.Context, in Input, req *policy.Request) (R
 }
 
 // field finds the endpoints that take a path in.
-func (e *Engine) field(wait *patience, in Input, path string) (*field, error) {
+func (e *Engine) field(wait func() *patience, in Input, path string) (*field, error) {
 	var found [8]*hostPattern
 	var selectors [8]string
 	hosts := e.hosts.match(found[:0], in.Host)
@@ -143,7 +149,7 @@ func (e *Engine) field(wait *patience, in Input, path string) (*field, error) {
 		key = texts(key, h.text)
 	}
 	key = programKey(texts(key, paths...), in.Exe, in.Ancestors)
-	return e.fields.get(key, func() (*field, error) { return e.askField(wait, in, paths) })
+	return e.fields.get(key, func() (*field, error) { return e.askField(wait(), in, paths) })
 }
 
 // askField puts the first question of request.rego. paths are in order.

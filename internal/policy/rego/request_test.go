@@ -154,8 +154,9 @@ func TestDecideRequest_flat(t *testing.T) {
 			t.Run(shape.name+"/"+name, func(t *testing.T) {
 				steps := func(n int) uint {
 					e := compile(t, shape.make(n))
-					wait := e.newPatience(t.Context())
-					wait.until = time.Now().Add(time.Hour)
+					one := e.newPatience(t.Context())
+					one.until = time.Now().Add(time.Hour)
+					wait := func() *patience { return one }
 					f, err := e.field(wait, curlH7, req.Path)
 					if err != nil || len(f.selected) != 1 || len(f.taking) != 1 {
 						t.Fatalf("field = %+v, %v, want one endpoint", f, err)
@@ -169,7 +170,7 @@ func TestDecideRequest_flat(t *testing.T) {
 					if err != nil || v.permitted != (name == "allowed") {
 						t.Fatalf("verdict = %+v, %v", v, err)
 					}
-					return wait.steps
+					return one.steps
 				}
 				if few, many := steps(10), steps(1000); few != many {
 					t.Errorf("steps: %d with 10 rules, %d with 1000, want the same", few, many)

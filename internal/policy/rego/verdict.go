@@ -61,7 +61,7 @@ func (x *inspected) forbid(first *part, req *policy.Request) {
 
 // verdict puts the second question of request.rego. Parts with the same endpoints are one: a request of many
 // parts makes no larger question than a small one.
-func (e *Engine) verdict(wait *patience, f *field, parts []part) (verdict, error) {
+func (e *Engine) verdict(wait func() *patience, f *field, parts []part) (verdict, error) {
 	var buf [256]byte
 	key := numbers(numbers(buf[:0], f.selected), f.taking)
 	var distinct []*part
@@ -73,7 +73,7 @@ func (e *Engine) verdict(wait *patience, f *field, parts []part) (verdict, error
 		distinct = append(distinct, p)
 		key = numbers(numbers(key, p.allow.ids), p.deny.ids)
 	}
-	return e.verdicts.get(key, func() (verdict, error) { return e.askVerdict(wait, f, distinct) })
+	return e.verdicts.get(key, func() (verdict, error) { return e.askVerdict(wait(), f, distinct) })
 }
 
 func (p *part) alike(o *part) bool {
