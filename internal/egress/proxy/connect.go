@@ -185,5 +185,6 @@ func (x *session) connectToRead(v verdict, early []byte) {
 	if _, err := x.client.Write(established); err != nil {
 		return
 	}
-	x.read(v, x.sniff(x.limits.HeadTime, early))
+	first := x.sniff(x.limits.HeadTime, early)
+	x.next = func() { x.read(v, first) }
 }

@@ -66,13 +66,15 @@ func (x *session) inspected(v verdict, early []byte) {
 	x.emit(event.Connection(event.Open, x.who, event.Where{Host: v.host, Port: v.port}, v.event()))
 	x.wire = t
 	if t.ConnectionState().NegotiatedProtocol == "h2" {
-		x.serveStreams(t, &to, &v)
+		x.next = func() { x.serveStreams(t, &to, &v) }
 		return
 	}
-	if next := x.plain(nil, to); next != nil {
-		next()
+	x.next = func() {
+		if next := x.plain(nil, to); next != nil {
+			next()
+		}
+		t.Close()
 	}
-	t.Close()
 }
 
 // frontFor chooses the certificate and the protocol for a client: the protocol

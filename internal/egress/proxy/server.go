@@ -154,6 +154,7 @@ type session struct {
 	process *identity.Process // identified; nil until the first decision
 	who     event.Who
 	live    *live
+	next    func()                  // goes on once what runs has returned: waiting for long takes no stack but its own
 	last    atomic.Pointer[verdict] // the last one that allowed
 
 	// Of a client that speaks HTTP/2:
@@ -172,7 +173,11 @@ func (s *Server) serve(ctx context.Context, c *net.TCPConn, caller Caller, seen 
 	defer s.conns.remove(x.live)
 	defer x.survive()
 	defer context.AfterFunc(ctx, func() { x.live.close(endShutdown) })()
-	run(x)
+	for x.next = func() { run(x) }; x.next != nil; {
+		next := x.next
+		x.next = nil
+		next()
+	}
 }
 
 // survive turns a panic, which is a bug of ours, into the end of one connection.
