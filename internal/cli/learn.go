@@ -246,6 +246,10 @@ func asPolicies(seen map[flow]*evidence) []policy.NetworkPolicy {
 		place := flow{host: f.host, port: f.port}
 		addrs[place] = append(addrs[place], v.addrs...)
 	}
+	for place, list := range addrs {
+		slices.SortFunc(list, netip.Prefix.Compare)
+		addrs[place] = slices.Compact(list)
+	}
 	slices.SortFunc(flows, func(a, b flow) int {
 		return cmp.Or(cmp.Compare(a.exe, b.exe), cmp.Compare(a.host, b.host), cmp.Compare(a.port, b.port))
 	})
@@ -256,8 +260,6 @@ func asPolicies(seen map[flow]*evidence) []policy.NetworkPolicy {
 		}
 		e := seen[f].endpoint(f)
 		e.AllowedIPs = addrs[flow{host: f.host, port: f.port}]
-		slices.SortFunc(e.AllowedIPs, netip.Prefix.Compare)
-		e.AllowedIPs = slices.Compact(e.AllowedIPs)
 		np := &out[len(out)-1]
 		np.Endpoints = append(np.Endpoints, e)
 	}

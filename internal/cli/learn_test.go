@@ -39,7 +39,7 @@ func TestLearn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	curl, psql := event.Who{Exe: "/usr/bin/curl"}, event.Who{Exe: "/usr/bin/psql"}
+	curl, nc, psql := event.Who{Exe: "/usr/bin/curl"}, event.Who{Exe: "/usr/bin/nc"}, event.Who{Exe: "/usr/bin/psql"}
 	ok := event.Verdict{Disposition: event.Allowed, Rule: "api"}
 	no := func(reason string) event.Verdict { return event.Verdict{Reason: reason, Rule: "api"} }
 	at := func(host string, port uint16) event.Where { return event.Where{Host: host, Port: port} }
@@ -55,6 +55,7 @@ func TestLearn(t *testing.T) {
 		event.Request(get("DELETE", "/v1/items"), curl, at("api.example", 443), no(rego.ReasonRequest)),
 		event.Request(get("GET", "/v1/secrets"), curl, at("api.example", 443), no(rego.ReasonDenyRule)),
 		event.Connection(event.Open, curl, at("a.cdn.example", 443), ok),
+		event.Connection(event.Open, nc, event.Where{Host: "db.example", Port: 5432, Addr: netip.MustParseAddr("10.4.0.7")}, ok),
 		event.Connection(event.Fail, curl, at("b.cdn.example", 443), ok),
 		event.Connection(event.Open, psql, event.Where{Host: "db.example", Port: 5432, Addr: netip.MustParseAddr("10.4.0.7")}, ok),
 		event.Connection(event.Open, curl, at("mcp.example", 443), ok),
@@ -91,6 +92,9 @@ func TestLearn(t *testing.T) {
 			{Host: "a.cdn.example", Ports: []uint16{443}},
 			{Host: "api.example", Ports: []uint16{443}, Protocol: policy.REST, Rules: []policy.Rule{
 				{Allow: policy.Match{Method: "GET", Path: "/v1/items"}}, {Allow: policy.Match{Method: "POST", Path: "/v1/items"}}}},
+		}},
+		{Key: "nc", Binaries: []policy.Binary{{Path: "/usr/bin/nc"}}, Endpoints: []policy.Endpoint{
+			{Host: "db.example", Ports: []uint16{5432}, Protocol: policy.TCP, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.4.0.7/32")}},
 		}},
 		{Key: "psql", Binaries: []policy.Binary{{Path: "/usr/bin/psql"}}, Endpoints: []policy.Endpoint{
 			{Host: "db.example", Ports: []uint16{5432}, Protocol: policy.TCP, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.4.0.7/32")}},

@@ -48,12 +48,13 @@ func (v *visits) take() []string {
 // 443 of every address given.
 func serveOrigin(t *testing.T, n *testkit.Neighbour, ca *testkit.Authority, dir string, addrs ...string) *visits {
 	mux, seen := http.NewServeMux(), &visits{}
+	mux.HandleFunc("/items/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.URL.Path) })
 	mux.HandleFunc("/hello", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "hello from %s\n", r.Host) })
 	serveGit(t, mux, dir)
 	serveModules(t, mux)
 	serveNpm(t, mux)
 	serveCrates(t, mux)
-	cert := ca.Leaf(t, allowedHost, deniedHost)
+	cert := ca.Leaf(t, allowedHost, deniedHost, "other.example")
 	for _, addr := range addrs {
 		testkit.Serve(t, n.Listen(t, net.JoinHostPort(addr, "80")), mux)
 		testkit.Serve(t, testkit.Secure(n.Listen(t, net.JoinHostPort(addr, "443")), cert), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,151 @@
+package programs
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"sallyport/internal/policy"
+	"sallyport/internal/testkit"
+)
+
+// widePolicy is one to learn under: more than the programs need.
+const widePolicy = `version: 1
+filesystem_policy:
+  include_workdir: true
+  read_only: [READABLE]
+  read_write: [/dev/null, /tmp]
+network_policies:
+  wide:
+    endpoints:
+      - {host: allowed.example, port: 443, protocol: rest, enforcement: enforce, access: full, allowed_ips: [203.0.113.0/24]}
+      - {host: other.example, port: 443, protocol: rest, enforcement: enforce, access: full, allowed_ips: [203.0.113.0/24]}
+      - {host: allowed.example, port: 80, allowed_ips: [203.0.113.0/24]}
+      - {host: other.example, port: 80, allowed_ips: [203.0.113.0/24]}
+      - {host: tcp.example, port: 80, allowed_ips: [203.0.113.0/24]}
+      - {host: tcp.example, port: 7001, protocol: tcp, allowed_ips: [203.0.113.0/24]}
+    binaries: [{path: "/**"}]
+`
+
+const learnedScript = `set -e
+curl -sS --fail https://allowed.example/hello
+curl -sS --fail --http1.1 -d x=1 https://allowed.example/hello
+curl -sS --fail https://allowed.example/items/a%2Bb
+curl -sS --fail http://allowed.example/hello
+git clone -q https://allowed.example/git/repo.git c && cat c/README
+npm_config_update_notifier=false npm install --no-audit --no-fund --fetch-retries=0 --registry https://allowed.example/npm/ tiny >/dev/null && node -p 'require("tiny")'
+` + unset + `/usr/bin/python3 -c 'import socket; print(socket.create_connection(("tcp.example", 7001)).makefile().readline())'
+`
+
+// beyond is what the programs did not do: each is denied by what was learned,
+// and goes through under the policy that it was learned from.
+var beyond = []string{
+	`curl -sS --fail -X DELETE https://allowed.example/hello`,
+	`curl -sS --fail https://allowed.example/hello/more`,
+	`curl -sS --fail -d x=1 https://allowed.example/items/a%2Bb`,
+	`curl -sS --fail https://other.example/hello`,
+	`curl -sS --fail http://other.example/hello`,
+	`python3 -c 'import urllib.request as u; u.urlopen("https://allowed.example/hello")'`,
+	`curl -sS --fail https://allowed.example/npm/tiny`,
+	unset + `curl -sS --fail http://tcp.example/hello`,
+	unset + `perl -MIO::Socket::INET -e 'IO::Socket::INET->new("tcp.example:7001") or die'`,
+}
+
+// TestLearnedPolicy: a session of real programs is written down, the same
+// programs pass under what was written without one denial, and what they did not
+// do is denied.
+func TestLearnedPolicy(t *testing.T) {
+	inScene(t, func(t *testing.T, s *scene) {
+		s.requireAll(t, "curl", "git", "npm", "node", "python3", "perl")
+		ca := testkit.NewAuthority(t)
+		root := filepath.Join(s.dir, "root.pem")
+		fatal(t, os.WriteFile(root, ca.PEM, 0o644))
+		for _, n := range []string{"other.example", "tcp.example"} {
+			s.names.set(n, allowedAddr)
+		}
+		seen := serveOrigin(t, s.n, ca, s.dir, allowedAddr)
+		serveEcho(t, s, allowedAddr)
+		s.policy = s.writePolicy(t, "wide.yaml", widePolicy)
+		wide, learned := s.policy, filepath.Join(s.dir, "learned.yaml")
+		run := func(script string, flags ...string) (o outcome, denials int) {
+			t.Helper()
+			events := filepath.Join(t.TempDir(), "events")
+			o = s.run(t, s.work(t), script, append(flags, "--upstream-ca", root, "--events", events)...)
+			b, err := os.ReadFile(events)
+			if err != nil {
+				t.Fatalf("%v\n%v", err, o)
+			}
+			return o, strings.Count(string(b), `"disposition":"Blocked"`)
+		}
+		first, denials := run(learnedScript, "--learn", learned)
+		if first.status != 0 || denials != 0 {
+			t.Fatalf("the session that is learned from: %d denials, %v", denials, first)
+		}
+		text, err := os.ReadFile(learned)
+		fatal(t, err)
+		checkLearned(t, string(text), seen.take())
+		t.Run("again", func(t *testing.T) {
+			s.policy = learned
+			o, denials := run(learnedScript)
+			if o.status != 0 || denials != 0 || o.out != first.out {
+				t.Errorf("%d denials, %v\nwant what was seen first:\n%s\nunder\n%s", denials, o, first.out, text)
+			}
+		})
+		for _, script := range beyond {
+			t.Run(strings.TrimPrefix(script, unset), func(t *testing.T) {
+				s.policy = wide
+				if o, denials := run(script); denials != 0 || strings.Contains(o.told, "denied") {
+					t.Errorf("control: %d denials, %v", denials, o)
+				}
+				s.policy = learned
+				seen.take()
+				if o, denials := run(script); o.status == 0 || denials == 0 || len(seen.take()) > 0 {
+					t.Errorf("%d denials, %v\nunder\n%s", denials, o, text)
+				}
+			})
+		}
+	})
+}
+
+// checkLearned holds a learned policy to the requests that the server got.
+func checkLearned(t *testing.T, text string, requests []string) {
+	t.Helper()
+	p, warnings, err := policy.Parse("learned.yaml", []byte(text))
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("%v %v\n%s", warnings, err, text)
+	}
+	var want, got []string
+	for _, r := range requests { // version, method, target
+		f := strings.Fields(r)
+		path, _, _ := strings.Cut(f[2], "?")
+		want = append(want, f[1]+" "+path)
+	}
+	for _, np := range p.Network {
+		for _, e := range np.Endpoints {
+			for _, a := range e.AllowedIPs {
+				if a.String() != allowedAddr+"/32" {
+					t.Errorf("%s: allowed_ips has %s", np.Key, a)
+				}
+			}
+			for _, r := range e.Rules {
+				got = append(got, r.Allow.Method+" "+r.Allow.Path)
+			}
+			if e.Protocol == policy.REST && e.Host != allowedHost || regexp.MustCompile(`[*?]`).MatchString(e.Host) {
+				t.Errorf("%s: host %s", np.Key, e.Host)
+			}
+		}
+		for _, b := range np.Binaries {
+			if strings.ContainsAny(b.Path, "*?") {
+				t.Errorf("%s: program %s", np.Key, b.Path)
+			}
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if want = slices.Compact(want); !slices.Equal(want, got) {
+		t.Errorf("learned\n%s\nthe server was asked\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
