@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,7 +30,7 @@ inference:
 
 // refreshAgent makes one request whenever it is told to, with the placeholder
 // that it got at the start.
-const refreshAgent = `while read n; do curl -sS -o answer-$n -w '%{http_code}' -H "Authorization: Bearer $GITHUB_TOKEN" "$n" > status 2>&1; mv status status-done; done`
+const refreshAgent = `while read n; do curl -sS -o /dev/null -w '%{http_code}' -H "Authorization: Bearer $GITHUB_TOKEN" "$n" > status 2>&1; mv status status-done; done`
 
 // TestRefresh changes a secret while the agent runs, and takes it away.
 func TestRefresh(t *testing.T) {
@@ -45,7 +46,7 @@ func TestRefresh(t *testing.T) {
 			fatal(t, os.Rename(s.file("secrets/new"), s.file("secrets/api")))
 		}
 		put(first)
-		ask := s.startAsking(t)
+		ask := s.startAsking(t, refreshConfig, refreshAgent, nil)
 		if status := ask("https://api.example/v1/a"); status != "200" || !strings.Contains(s.servers["api.example"].got(), "Bearer "+first) {
 			t.Fatalf("first: status %s, the server got\n%s", status, s.servers["api.example"].got())
 		}
@@ -65,17 +66,19 @@ func TestRefresh(t *testing.T) {
 	})
 }
 
-// startAsking starts the agent. What it returns makes it ask for a URL, and gives
-// the status that it got.
-func (s *scene) startAsking(t *testing.T) func(url string) string {
+// startAsking starts the agent, as somebody and with more in the environment of
+// sallyport. What it returns makes it ask for a URL, and gives the status that it
+// got.
+func (s *scene) startAsking(t *testing.T, config, agent string, as *syscall.Credential, env ...string) func(url string) string {
 	t.Helper()
 	work := s.file("work")
 	fatal(t, os.Mkdir(work, 0o755))
 	fatal(t, os.Chown(work, testkit.NobodyID, testkit.NobodyID))
-	policy, config := s.write(t, "policy.yaml", refreshPolicy), s.write(t, "run.yaml", refreshConfig)
+	policy, config := s.write(t, "policy.yaml", refreshPolicy), s.write(t, "run.yaml", config)
 	cmd := exec.Command(s.bin, "run", "--mode", "platform", "--policy", policy, "--config", config, "--workdir", work, "--upstream-ca", s.file("ca.pem"),
-		"--resolve", "api.example=203.0.113.10", "--resolve", "model.example=203.0.113.15", "--", "sh", "-c", strings.ReplaceAll(refreshAgent, "answer-$n", "/dev/null"))
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "XDG_STATE_HOME=" + s.file("state")}
+		"--resolve", "api.example=203.0.113.10", "--resolve", "model.example=203.0.113.15", "--", "sh", "-c", agent)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "XDG_STATE_HOME=" + s.file("state")}, env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
 	out, err := os.Create(s.file("output"))
 	fatal(t, err)
 	cmd.Stdout, cmd.Stderr = out, out
