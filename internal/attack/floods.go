@@ -84,7 +84,11 @@ func descriptorFlood(a *agent) {
 	})
 }
 
-// notifyFlood lets ten thousand wait and then call at once.
+// flooders is how many call at once in a flood.
+const flooders = 10000
+
+// notifyFlood lets ten thousand wait and then call at once, or fewer where races
+// are asked to be short.
 func notifyFlood(a *agent) {
 	a.try("calls", func() error {
 		fd, err := socket(unix.AF_INET, unix.SOCK_STREAM, 0)
@@ -95,7 +99,11 @@ func notifyFlood(a *agent) {
 		sa := sockaddr(parse(a.TCP4))
 		at := a.heap.put(sa)
 		connect := []uintptr{unix.SYS_CONNECT, uintptr(fd), at, uintptr(len(sa))}
-		n := a.spawn(10000, 0,
+		n := flooders
+		if a.Races > 0 {
+			n = min(n, 10*a.Races)
+		}
+		n = a.spawn(n, 0,
 			[]uintptr{unix.SYS_FUTEX, gate, futexWait, 0, 0},
 			connect,
 			[]uintptr{unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, 0},

@@ -59,7 +59,7 @@ func newAttack(s Streams) *cobra.Command {
 	cmd.Flags().StringSliceVar(&o.Only, "only", nil, "run the case `NAME`; may be repeated")
 	cmd.Flags().StringVar(&mode, "mode", "", "network enforcement `MODE` of the sandboxes, as for run")
 	cmd.RegisterFlagCompletionFunc("mode", completeMode)
-	cmd.Flags().IntVar(&o.Races, "races", 0, "run each race `N` times, however long it takes; without it 100,000 times the main one, 10,000 the others, at most 14 s each")
+	cmd.Flags().IntVar(&o.Races, "races", 0, "run each race `N` times, however long it takes; without it 100,000 times the main one, 10,000 the others, at most 14 s each; a flood has 10,000 threads, or ten times N if that is less")
 	return cmd
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,7 +30,7 @@ type held struct {
 }
 
 // attacks are the rows of the design's parity claim.
-var attacks = []struct {
+var attacks = [...]struct {
 	name  string
 	what  string
 	args  func(o *outside, token string) []string
@@ -92,56 +93,93 @@ func impossible(m policy.Mode, by who) bool { return m == policy.Namespace && by
 
 // TestParity tries each attack in each mode, started by root and by a user
 // without privilege: with every wall, and with nothing but the last one. The
-// control is the same attack with no wall at all.
+// control is the same attack with no wall at all. What runs behind the same walls
+// runs in the same sandbox, one attack after the other.
 func TestParity(t *testing.T) {
 	testkit.Netns(t, func(t *testing.T) {
 		b := newBench(t)
 		o := newOutside(t, b)
-		n := 0
-		attempt := func(t *testing.T, i int, by who, mode policy.Mode, off confine.Walls) (through bool, said string) {
-			n++
-			token := fmt.Sprintf("token-%d-%d", os.Getpid(), n)
-			a := attacks[i]
-			if a.ready != nil {
-				a.ready(t, o, token)
+		tries := 0
+		// attempt tries those attacks of which want is true, and says which got
+		// through and what each said. Without a sandbox all say why there is none.
+		attempt := func(t *testing.T, by who, mode policy.Mode, off confine.Walls, want func(i int) bool) (through [len(attacks)]bool, said [len(attacks)]string) {
+			var args [][]string
+			var chosen []int
+			var tokens [len(attacks)]string
+			for i, a := range attacks {
+				if !want(i) {
+					continue
+				}
+				tries++
+				tokens[i] = fmt.Sprintf("token-%d-%d", os.Getpid(), tries)
+				if a.ready != nil {
+					a.ready(t, o, tokens[i])
+				}
+				chosen, args = append(chosen, i), append(args, a.args(o, tokens[i]))
 			}
-			said, _ = b.try(t, by, sandbox{Mode: mode, Policy: o.policy(b), Off: off, Command: append([]string{b.exe, "probe"}, a.args(o, token)...)})
-			return a.saw(o, token, said), said
+			out, _ := b.try(t, by, sandbox{Mode: mode, Policy: o.policy(b), Off: off, Command: several(b.exe, args...)})
+			each := strings.Split(out, next)
+			if len(each) != len(chosen)+1 && !impossible(mode, by) {
+				t.Errorf("%d of %d attacks were tried: %s", len(each)-1, len(chosen), out)
+			}
+			for n, i := range chosen {
+				if said[i] = out; len(each) == len(chosen)+1 {
+					said[i] = each[n]
+				}
+				through[i] = attacks[i].saw(o, tokens[i], said[i])
+			}
+			return through, said
 		}
-		for i, a := range attacks {
-			t.Run(a.name, func(t *testing.T) {
-				for _, by := range []who{root, nobody} {
-					if a.name != "container_escape" { // that one has a control of its own
-						if through, said := attempt(t, i, by, policy.Platform, everyWall); !through {
-							t.Errorf("control: %s without any wall did not get through: %s", by.name, said)
-						}
-					}
-					for _, mode := range modes {
-						through, said := attempt(t, i, by, mode, 0)
-						if through {
-							t.Errorf("%v, %s: ESCAPED: %s", mode, by.name, said)
-						}
-						if impossible(mode, by) {
-							if !strings.Contains(said, cannot) {
-								t.Errorf("%v, %s: said %q, want the reason why not", mode, by.name, said)
-							}
-							continue
-						}
-						if strings.Contains(said, "refused:") {
-							t.Errorf("%v, %s: %s", mode, by.name, said)
-						}
-						if through, said := attempt(t, i, by, mode, everyWall&^a.by[mode].keep); through || strings.Contains(said, "refused:") {
-							t.Errorf("%v, %s: with nothing but %s: through = %v: %s", mode, by.name, a.by[mode].last, through, said)
-						}
-						if a.by[mode].keep == confine.WallPackets {
-							// It is the rules and nothing else about the namespace.
-							if through, said := attempt(t, i, by, mode, everyWall); !through {
-								t.Errorf("control: %v, %s without packet rules did not get through: %s", mode, by.name, said)
-							}
-						}
+		for _, by := range []who{root, nobody} {
+			t.Run("control/"+by.name, func(t *testing.T) {
+				through, said := attempt(t, by, policy.Platform, everyWall, controlled)
+				for i, a := range attacks {
+					if controlled(i) && !through[i] {
+						t.Errorf("%s without any wall did not get through: %s", a.name, said[i])
 					}
 				}
 			})
+			for _, mode := range modes {
+				t.Run(mode.String()+"/"+by.name, func(t *testing.T) {
+					through, said := attempt(t, by, mode, 0, func(int) bool { return true })
+					if impossible(mode, by) {
+						if !strings.Contains(said[0], cannot) {
+							t.Errorf("said %q, want the reason why not", said[0])
+						}
+						return
+					}
+					for i, a := range attacks {
+						t.Run(a.name, func(t *testing.T) {
+							if through[i] {
+								t.Errorf("ESCAPED: %s", said[i])
+							} else if strings.Contains(said[i], "refused:") {
+								t.Error(said[i])
+							}
+						})
+					}
+					for _, keep := range kept(mode) {
+						alone := func(i int) bool { return attacks[i].by[mode].keep == keep }
+						through, said := attempt(t, by, mode, everyWall&^keep, alone)
+						var open [len(attacks)]bool
+						if keep == confine.WallPackets { // it is the rules and nothing else about the namespace
+							open, _ = attempt(t, by, mode, everyWall, alone)
+						}
+						for i, a := range attacks {
+							if !alone(i) {
+								continue
+							}
+							t.Run(a.name+"/alone", func(t *testing.T) {
+								if through[i] || strings.Contains(said[i], "refused:") {
+									t.Errorf("with nothing but %s: through = %v: %s", a.by[mode].last, through[i], said[i])
+								}
+								if keep == confine.WallPackets && !open[i] {
+									t.Error("control: did not get through without packet rules")
+								}
+							})
+						}
+					}
+				})
+			}
 		}
 		t.Run("container_escape_control", func(t *testing.T) {
 			if err := probeEscape([]string{fmt.Sprint(o.victim)}); err != nil {
@@ -149,6 +187,21 @@ func TestParity(t *testing.T) {
 			}
 		})
 	}, far)
+}
+
+// controlled says of which attacks the control is one without any wall; the other
+// one has its own.
+func controlled(i int) bool { return attacks[i].name != "container_escape" }
+
+// kept are the walls, each alone, that the attacks of a mode are tried against.
+func kept(mode policy.Mode) []confine.Walls {
+	var out []confine.Walls
+	for _, a := range attacks {
+		if k := a.by[mode].keep; !slices.Contains(out, k) {
+			out = append(out, k)
+		}
+	}
+	return out
 }
 
 // workloads are what must work everywhere.
@@ -170,11 +223,19 @@ func TestWorkloads(t *testing.T) {
 		b := newBench(t)
 		o := newOutside(t, b)
 		each(t, func(t *testing.T, mode policy.Mode, by who) {
+			var all [][]string
 			for _, w := range workloads {
+				all = append(all, w.args(o))
+			}
+			out, status := b.try(t, by, sandbox{Mode: mode, Policy: o.policy(b), Command: several(b.exe, all...)})
+			said := strings.Split(out, next)
+			if status != 0 || len(said) != len(workloads)+1 {
+				t.Fatalf("status = %d: %s", status, out)
+			}
+			for i, w := range workloads {
 				t.Run(w.name, func(t *testing.T) {
-					out, status := b.try(t, by, sandbox{Mode: mode, Policy: o.policy(b), Command: append([]string{b.exe, "probe"}, w.args(o)...)})
-					if status != 0 || !strings.Contains(out, "ok\n") {
-						t.Errorf("status = %d: %s", status, out)
+					if !strings.HasSuffix(said[i], "ok\n") {
+						t.Errorf("said %s", said[i])
 					}
 				})
 			}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,7 +35,33 @@ var probes = map[string]func(args []string) error{
 	"address":   probeAddress,
 }
 
+// next parts what several probes said.
+const next = "next:\n"
+
+// several is the command of a sandbox that runs probes one after the other.
+func several(exe string, each ...[]string) []string {
+	c := []string{exe, "probe", "several"}
+	for _, args := range each {
+		c = append(append(c, args...), "--")
+	}
+	return c
+}
+
+// severally runs them, and says next after each.
+func severally(args []string) int {
+	for len(args) > 0 {
+		end := slices.Index(args, "--")
+		probe(args[0], args[1:end])
+		fmt.Print(next)
+		args = args[end+1:]
+	}
+	return 0
+}
+
 func probe(name string, args []string) int {
+	if name == "several" {
+		return severally(args)
+	}
 	err := probes[name](args)
 	var errno unix.Errno
 	switch {

@@ -32,7 +32,8 @@ var cells = []struct {
 // differs are the cases whose verdict is not the same in every cell, and why.
 var differs = map[string]string{}
 
-// suiteRaces is small: the races have a test of their own.
+// suiteRaces is small, and the flood of calls with it: the suite has tests of its
+// own, which run both in full.
 const suiteRaces = 300
 
 // TestAttackSuite runs the whole suite in every cell: the verdicts are the same,

@@ -105,7 +105,7 @@ func TestParityTable(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("| test | attack | platform | namespace | userns |\n|---|---|---|---|---|\n")
 	for _, a := range attacks {
-		fmt.Fprintf(&b, "| `TestParity/%s` | %s |", a.name, a.what)
+		fmt.Fprintf(&b, "| `TestParity/*/%s` | %s |", a.name, a.what)
 		for _, m := range modes {
 			h := a.by[m]
 			if h.first == h.last {
