@@ -58,6 +58,7 @@ func (s *sandbox) local(wanted netip.AddrPort) gate.Route {
 func (s *sandbox) serve(ctx context.Context, l *net.TCPListener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	tidy := tidier{clean: giveBack}
 	for {
 		c, err := l.AcceptTCP()
 		switch {
@@ -74,6 +75,7 @@ func (s *sandbox) serve(ctx context.Context, l *net.TCPListener) error {
 		case err != nil:
 			return err
 		}
+		tidy.one()
 		wg.Go(func() { s.survives("a connection", func() { s.dispatch(ctx, c) }, func() { c.Close() }) })
 	}
 }

@@ -17,28 +17,26 @@ import (
 // name under which it is decided comes from the policy DNS, else from what the
 // client says first. It is the name that is resolved and dialled; the address
 // that the program chose is dialled only if a rule names it.
-func (x *session) captured(name string, wanted netip.AddrPort) {
+func (x *session) captured(name string, wanted netip.AddrPort) step {
 	in := intent{port: wanted.Port(), addr: wanted.Addr()}
 	if name != "" {
 		host, err := match.CanonicalHost(name)
 		if err != nil {
 			x.refuse(in, &denial{code: badRequestCode, detail: err.Error()}, formReset)
-			return
+			return nil
 		}
 		in.host = host
-		x.capturedName(in)
-		return
+		return x.capturedName(in)
 	}
 	in.host = wanted.Addr().Unmap().String()
-	x.capturedAddr(in)
+	return x.capturedAddr(in)
 }
 
 // capturedName serves a connection whose host is known.
-func (x *session) capturedName(in intent) {
+func (x *session) capturedName(in intent) step {
 	v, no := x.decide(in)
 	if no == nil && v.Endpoint != nil && v.Endpoint.Protocol == policy.TCP {
-		x.open(v, nil, false) // its server may speak first
-		return
+		return x.open(v, nil, false) // its server may speak first
 	}
 	wait := x.limits.PeekTime
 	if v.read {
@@ -47,35 +45,33 @@ func (x *session) capturedName(in intent) {
 	first := x.sniff(wait, nil)
 	switch {
 	case first.kind == saidHTTP: // each request is decided by itself
-		x.requestsTo(in.host, in, first)
+		return x.requestsTo(in.host, in, first)
 	case no != nil:
 		x.refuse(in, no, first.form())
 	case v.read:
-		x.read(v, first)
+		return x.read(v, first)
 	case first.kind == saidHello && first.name != "" && !sameHost(first.name, in.host):
 		x.refuse(in, &denial{code: nameMismatch, decision: v.Decision, detail: "TLS names " + printable(first.name) + " on a connection to " + in.host}, formTLS)
 	case first.kind == saidBadHello:
 		x.refuse(in, &denial{code: badRequestCode, decision: v.Decision, detail: "the ClientHello cannot be read"}, formTLS)
 	default:
-		x.open(v, first.data, first.kind == saidNothing)
+		return x.open(v, first.data, first.kind == saidNothing)
 	}
+	return nil
 }
 
 // capturedAddr serves a connection to an address that no name was given out for.
-func (x *session) capturedAddr(in intent) {
+func (x *session) capturedAddr(in intent) step {
 	v, no := x.decide(in)
 	if no == nil && !v.read {
-		x.open(v, nil, false)
-		return
+		return x.open(v, nil, false)
 	}
 	first := x.sniff(x.limits.HeadTime, nil)
 	switch {
 	case no == nil:
-		x.read(v, first)
-		return
+		return x.read(v, first)
 	case first.kind == saidHTTP:
-		x.requestsTo("", in, first)
-		return
+		return x.requestsTo("", in, first)
 	case first.kind == saidHello:
 		host, err := match.CanonicalHost(first.name)
 		if err != nil {
@@ -87,21 +83,22 @@ func (x *session) capturedAddr(in intent) {
 		case no != nil:
 			x.refuse(named, no, formTLS)
 		case v.read:
-			x.read(v, first)
+			return x.read(v, first)
 		default:
-			x.open(v, first.data, false)
+			return x.open(v, first.data, false)
 		}
-		return
+		return nil
 	}
 	if no.code == policyDenied {
 		no.code = noName
 		no.detail = "no rule names the address " + in.host + ", and the connection names no host"
 	}
 	x.refuse(in, no, first.form())
+	return nil
 }
 
 // open makes the connection and carries it as a tunnel.
-func (x *session) open(v verdict, early []byte, guard bool) {
+func (x *session) open(v verdict, early []byte, guard bool) step {
 	up, no := x.reach(&v)
 	if no != nil {
 		how := formReset
@@ -109,15 +106,13 @@ func (x *session) open(v verdict, early []byte, guard bool) {
 			how = formTLS
 		}
 		x.refuse(v.intent, no, how)
-		return
+		return nil
 	}
-	x.tunnel(v, up, early, guard && x.checksName(v))
+	return x.tunnel(v, up, early, guard && x.checksName(v))
 }
 
-func (x *session) requestsTo(host string, in intent, first spoken) {
-	if next := x.plain(first.data, target{captured: true, host: host, port: in.port, addr: in.addr}); next != nil {
-		next()
-	}
+func (x *session) requestsTo(host string, in intent, first spoken) step {
+	return x.plain(first.data, target{captured: true, host: host, port: in.port, addr: in.addr})
 }
 
 // said is what the first bytes of a captured connection look like.

@@ -25,20 +25,18 @@ var (
 )
 
 // proxied serves a client that knows of the proxy.
-func (x *session) proxied() {
+func (x *session) proxied() step {
 	small := smallReaders.Get().(*bufio.Reader)
 	small.Reset(x.client)
 	next := x.firstHead(small)
 	small.Reset(nil)
 	smallReaders.Put(small)
-	if next != nil {
-		next()
-	}
+	return next
 }
 
 // firstHead reads what the client wants. It returns what is to be done when the
 // buffer is given back: a tunnel lives long and needs none.
-func (x *session) firstHead(small *bufio.Reader) (next func()) {
+func (x *session) firstHead(small *bufio.Reader) (next step) {
 	x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime))
 	b, err := peekHead(small, smallHead-1, nil)
 	switch {
@@ -118,7 +116,7 @@ func (x *session) headFailed(err error, said int) {
 }
 
 // connectHead serves a CONNECT whose head is b, the first bytes in br.
-func (x *session) connectHead(b []byte, br *bufio.Reader) (next func()) {
+func (x *session) connectHead(b []byte, br *bufio.Reader) (next step) {
 	in := intent{method: "CONNECT"}
 	h, err := parseHead(b)
 	if err == nil {
@@ -129,7 +127,7 @@ func (x *session) connectHead(b []byte, br *bufio.Reader) (next func()) {
 		return nil
 	}
 	early := buffered(br, len(b)) // sent without waiting for the answer
-	return func() { x.connectTo(in, early) }
+	return func() step { return x.connectTo(in, early) }
 }
 
 func connectIntent(h head) (intent, error) {
@@ -153,38 +151,37 @@ func connectIntent(h head) (intent, error) {
 var established = []byte("HTTP/1.1 200 Connection established\r\n\r\n")
 
 // connectTo opens a tunnel.
-func (x *session) connectTo(in intent, early []byte) {
+func (x *session) connectTo(in intent, early []byte) step {
 	v, no := x.decide(in)
 	if no != nil {
 		x.refuse(in, no, formHTTP)
-		return
+		return nil
 	}
 	if v.read {
-		x.connectToRead(v, early)
-		return
+		return x.connectToRead(v, early)
 	}
 	up, no := x.reach(&v)
 	if no != nil {
 		x.refuse(in, no, formHTTP)
-		return
+		return nil
 	}
 	if _, err := x.client.Write(established); err != nil {
 		up.Close()
-		return
+		return nil
 	}
-	x.tunnel(v, up, early, x.checksName(v))
+	return x.tunnel(v, up, early, x.checksName(v))
 }
 
 // connectToRead opens a tunnel that ends here. The server is connected to when
 // there is a request for it.
-func (x *session) connectToRead(v verdict, early []byte) {
+func (x *session) connectToRead(v verdict, early []byte) step {
 	if x.inspector == nil {
 		x.refuse(v.intent, x.unread(v), formHTTP)
-		return
+		return nil
 	}
 	if _, err := x.client.Write(established); err != nil {
-		return
+		return nil
 	}
 	first := x.sniff(x.limits.HeadTime, early)
-	x.next = func() { x.read(v, first) }
+	return func() step { return x.read(v, first) }
 }

@@ -31,23 +31,38 @@ const settle = 100 * time.Millisecond
 // plain serves HTTP/1 requests one after the other; each is decided anew. early
 // was read from the client already. What it returns is to be done after its
 // buffers are given back.
-func (x *session) plain(early []byte, to target) (next func()) {
-	at := place{of: x.requests}
-	if to.tls {
-		at.of = x.inspections
-	}
+func (x *session) plain(early []byte, to target) step {
+	at := x.placeFor(to)
 	if !at.take() {
 		x.refuse(intent{host: to.host, port: to.port, addr: to.addr, tls: to.tls}, &denial{
 			code: unavailable, reason: "too_many_requests", detail: fmt.Sprintf("%d connections carry HTTP, which is the limit", cap(at.of)),
 		}, formHTTP)
 		return nil
 	}
+	return x.requestsFrom(prefixed{bytes.NewReader(early), x.wire}, at, to, !to.tls)
+}
+
+func (x *session) placeFor(to target) place {
+	if to.tls {
+		return place{of: x.inspections}
+	}
+	return place{of: x.requests}
+}
+
+// requestsFrom serves requests in a place that it gives back. begun says that the
+// first of them has been waited for already.
+func (x *session) requestsFrom(from io.Reader, at place, to target, begun bool) step {
 	defer at.give()
-	rd := x.newReader(prefixed{bytes.NewReader(early), x.wire})
-	defer func() { x.putReader(rd) }()
-	for first := true; ; first = false {
-		if (to.tls || !first) && !x.another(&rd, &at) {
-			return nil
+	rd := x.newReader(from)
+	defer x.putReader(rd)
+	for ; ; begun = false {
+		if !begun {
+			switch err := x.another(rd); {
+			case errors.Is(err, os.ErrDeadlineExceeded) && x.limits.KeepAlive > settle:
+				return func() step { return x.quiet(to) }
+			case err != nil:
+				return nil
+			}
 		}
 		b, err := peekHead(rd, x.limits.RequestHead, func() { x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime)) })
 		if err != nil {
@@ -66,6 +81,27 @@ func (x *session) plain(early []byte, to target) (next func()) {
 			return after
 		}
 	}
+}
+
+// another waits a little for the next request.
+func (x *session) another(rd *bufio.Reader) error {
+	x.client.SetReadDeadline(time.Now().Add(min(settle, x.limits.KeepAlive)))
+	_, err := rd.Peek(1)
+	return err
+}
+
+// quiet waits for the next request on a connection that has said nothing for a
+// while. It has neither a buffer nor a place meanwhile.
+func (x *session) quiet(to target) step {
+	x.client.SetReadDeadline(time.Now().Add(x.limits.KeepAlive - settle))
+	if !x.readable() {
+		return nil
+	}
+	at := x.placeFor(to)
+	if !at.take() {
+		return nil
+	}
+	return x.requestsFrom(x.wire, at, to, true)
 }
 
 // place is one of a bounded number, held or not.
@@ -91,7 +127,7 @@ func (p *place) give() {
 }
 
 // one serves the request whose head is b.
-func (x *session) one(b []byte, rd *bufio.Reader, to target) (keep bool, after func()) {
+func (x *session) one(b []byte, rd *bufio.Reader, to target) (keep bool, after step) {
 	r, err := to.read(b, rd)
 	if err != nil {
 		x.refuse(r.intent, &denial{code: badRequestCode, detail: err.Error()}, formHTTP)
@@ -132,31 +168,10 @@ func (x *session) putReader(rd *bufio.Reader) {
 	x.readers.Put(rd)
 }
 
-// another waits for the next request; it is false if there is none. A
-// connection that is quiet for long has neither a buffer nor a place meanwhile.
-func (x *session) another(rd **bufio.Reader, at *place) bool {
-	x.client.SetReadDeadline(time.Now().Add(min(settle, x.limits.KeepAlive)))
-	_, err := (*rd).Peek(1)
-	if errors.Is(err, os.ErrDeadlineExceeded) && x.limits.KeepAlive > settle {
-		x.putReader(*rd)
-		*rd = nil
-		at.give()
-		x.client.SetReadDeadline(time.Now().Add(x.limits.KeepAlive - settle))
-		heard := x.readable()
-		*rd = x.newReader(x.wire)
-		if !heard || !at.take() {
-			return false
-		}
-		x.client.SetReadDeadline(time.Now().Add(x.limits.HeadTime))
-		_, err = (*rd).Peek(1)
-	}
-	return err == nil
-}
-
 // exchange sends one request and relays its answer. keep says whether the
 // client's connection can carry another; after, if not nil, goes on with an
 // upgrade.
-func (x *session) exchange(r *request, v *verdict, rd *bufio.Reader) (keep bool, after func()) {
+func (x *session) exchange(r *request, v *verdict, rd *bufio.Reader) (keep bool, after step) {
 	if r.hasBody() || r.upgrade {
 		x.client.SetReadDeadline(time.Time{}) // else nothing is read before the next request
 	}
@@ -197,7 +212,7 @@ func (x *session) exchange(r *request, v *verdict, rd *bufio.Reader) (keep bool,
 }
 
 // attempt is one try to get an answer from a server. It owns up.
-func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool, after func(), no *denial) {
+func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool, after step, no *denial) {
 	sent := x.send(r, up, rd)
 	// Whatever happens, the sender is gone before its buffers are.
 	cut := func() error {

@@ -15,12 +15,12 @@ import (
 
 // read serves a connection to a host where something has rules that look
 // inside. Nothing of it passes unread.
-func (x *session) read(v verdict, first spoken) {
+func (x *session) read(v verdict, first spoken) step {
 	switch {
 	case first.kind == saidHTTP:
-		x.requestsTo(v.host, v.intent, first)
+		return x.requestsTo(v.host, v.intent, first)
 	case first.kind == saidHello && x.inspector != nil:
-		x.inspected(v, first.data)
+		return x.inspected(v, first.data)
 	case first.kind == saidHello:
 		x.refuse(v.intent, x.unread(v), formTLS)
 	case first.kind == saidNothing:
@@ -28,6 +28,7 @@ func (x *session) read(v verdict, first spoken) {
 	default:
 		x.refuse(v.intent, &denial{code: protocolUnknown, decision: v.Decision, detail: "neither HTTP nor TLS that can be read, and this endpoint's rules look inside"}, first.form())
 	}
+	return nil
 }
 
 func (x *session) unread(v verdict) *denial {
@@ -52,7 +53,7 @@ func (c *inner) Read(b []byte) (int, error) {
 }
 
 // inspected ends TLS on the client's side and serves the requests inside.
-func (x *session) inspected(v verdict, early []byte) {
+func (x *session) inspected(v verdict, early []byte) step {
 	to := target{captured: true, host: v.host, port: v.port, addr: v.addr, tls: true}
 	c := &inner{TCPConn: x.client, x: x, to: &to, v: &v, early: bytes.NewReader(early)}
 	t := tls.Server(c, x.streams.front)
@@ -61,20 +62,26 @@ func (x *session) inspected(v verdict, early []byte) {
 	cancel()
 	if err != nil {
 		x.refuse(v.intent, &denial{code: badRequestCode, reason: "client_tls", decision: v.Decision, cause: err, detail: "the TLS handshake of the client failed"}, formReset)
-		return
+		return nil
 	}
 	x.emit(event.Connection(event.Open, x.who, event.Where{Host: v.host, Port: v.port}, v.event()))
 	x.wire = t
 	if t.ConnectionState().NegotiatedProtocol == "h2" {
-		x.next = func() { x.serveStreams(t, &to, &v) }
-		return
-	}
-	x.next = func() {
-		if next := x.plain(nil, to); next != nil {
-			next()
+		return func() step {
+			x.serveStreams(t, &to, &v)
+			return nil
 		}
-		t.Close()
 	}
+	return func() step { return x.within(t, x.plain(nil, to)) }
+}
+
+// within is a step inside of TLS, which ends with the last one.
+func (x *session) within(t *tls.Conn, next step) step {
+	if next == nil {
+		t.Close()
+		return nil
+	}
+	return func() step { return x.within(t, next()) }
 }
 
 // frontFor chooses the certificate and the protocol for a client: the protocol

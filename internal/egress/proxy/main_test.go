@@ -244,7 +244,7 @@ func pair(t testing.TB) (a, b *net.TCPConn) {
 	return c.(*net.TCPConn), s
 }
 
-func (w *world) serve(run func(*session)) *client {
+func (w *world) serve(run func(*session) step) *client {
 	w.t.Helper()
 	a, b := pair(w.t)
 	done := make(chan struct{})
@@ -262,7 +262,7 @@ func (w *world) open() *client { return w.serve((*session).proxied) }
 
 // capture connects to an address through the gate's hands.
 func (w *world) capture(name, to string) *client {
-	return w.serve(func(x *session) { x.captured(name, netip.MustParseAddrPort(to)) })
+	return w.serve(func(x *session) step { return x.captured(name, netip.MustParseAddrPort(to)) })
 }
 
 func (c *client) send(s string) *client {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net"
 	"slices"
 	"sync"
@@ -19,6 +20,7 @@ type registry struct {
 	open  map[*live]struct{}
 	timer *time.Timer // runs while something is open
 	shut  bool
+	ends  map[context.Context]func() bool // whose end is waited for, and how not to
 }
 
 // The ends of a connection that are not its own.
@@ -32,6 +34,7 @@ const (
 
 // live is an open connection as the registry sees it.
 type live struct {
+	ctx     context.Context
 	client  *net.TCPConn
 	started time.Time
 	moved   atomic.Int64          // bytes, both ways
@@ -156,6 +159,27 @@ func (r *registry) init(l Limits) {
 	r.idle, r.lifetime, r.max = l.Idle, l.Lifetime, l.Connections
 	r.tick = max(time.Millisecond, min(l.Idle/8, l.Lifetime/8, time.Minute))
 	r.open = map[*live]struct{}{}
+	r.ends = map[context.Context]func() bool{}
+}
+
+// follow has the connections of a context closed when it ends. They share one
+// context, so that one wait does for all.
+func (r *registry) follow(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ends[ctx] != nil || r.shut {
+		return
+	}
+	r.ends[ctx] = context.AfterFunc(ctx, func() {
+		r.mu.Lock()
+		delete(r.ends, ctx) // who comes later waits anew, for what has ended
+		r.mu.Unlock()
+		for _, l := range r.all() {
+			if l.ctx == ctx {
+				l.close(endShutdown)
+			}
+		}
+	})
 }
 
 func (r *registry) add(l *live) bool {
@@ -192,6 +216,9 @@ func (r *registry) stop() {
 	r.shut = true
 	if r.timer != nil {
 		r.timer.Stop()
+	}
+	for _, stop := range r.ends {
+		stop()
 	}
 	r.mu.Unlock()
 	for _, l := range r.all() {

@@ -159,18 +159,18 @@ func (x *session) sendBody(r *request, up *upstream) error {
 
 // switched goes on with a websocket. The answer's head has been read and is
 // still to be written.
-func (x *session) switched(r *request, up *upstream, resp *http.Response, rd *bufio.Reader) (after func(), no *denial) {
+func (x *session) switched(r *request, up *upstream, resp *http.Response, rd *bufio.Reader) (after step, no *denial) {
 	if up.verdict.read {
 		return x.judgedTalk(r, up, resp, rd)
 	}
 	head := append(upgraded(resp), buffered(up.br, 0)...)
 	early := buffered(rd, 0)
-	return func() {
+	return func() step {
 		if _, err := x.wire.Write(head); err != nil {
 			up.Close()
-			return
+			return nil
 		}
-		x.tunnel(up.verdict, up.conn, early, false)
+		return x.tunnel(up.verdict, up.conn, early, false)
 	}, nil
 }
 

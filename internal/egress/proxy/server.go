@@ -141,7 +141,7 @@ func (s *Server) ServeConn(ctx context.Context, c *net.TCPConn, conn *identity.C
 // name is what the policy DNS has given that address out for, or empty.
 // Ownership and life are as for ServeConn.
 func (s *Server) ServeCaptured(ctx context.Context, c *net.TCPConn, conn *identity.Connection, name string, wanted netip.AddrPort) {
-	s.serve(ctx, c, conn, conn.Process, func(x *session) { x.captured(name, wanted) })
+	s.serve(ctx, c, conn, conn.Process, func(x *session) step { return x.captured(name, wanted) })
 }
 
 // session is one connection of the agent.
@@ -154,7 +154,6 @@ type session struct {
 	process *identity.Process // identified; nil until the first decision
 	who     event.Who
 	live    *live
-	next    func()                  // goes on once what runs has returned: waiting for long takes no stack but its own
 	last    atomic.Pointer[verdict] // the last one that allowed
 
 	// Of a client that speaks HTTP/2:
@@ -163,8 +162,13 @@ type session struct {
 	over     bool
 }
 
-func (s *Server) serve(ctx context.Context, c *net.TCPConn, caller Caller, seen *identity.Process, run func(*session)) {
-	x := &session{Server: s, ctx: ctx, client: c, wire: c, caller: caller, who: whoIs(seen), live: &live{client: c, started: s.now()}}
+// step is a part of a connection's life, and returns the next one. Long waits are
+// at the beginning of one: what was needed before them, buffers and the deep part
+// of the stack, is free meanwhile.
+type step func() step
+
+func (s *Server) serve(ctx context.Context, c *net.TCPConn, caller Caller, seen *identity.Process, run func(*session) step) {
+	x := &session{Server: s, ctx: ctx, client: c, wire: c, caller: caller, who: whoIs(seen), live: &live{ctx: ctx, client: c, started: s.now()}}
 	defer c.Close()
 	if !s.conns.add(x.live) {
 		x.refuse(intent{}, &denial{code: tooMany, detail: fmt.Sprintf("%d connections are open, which is the limit", s.limits.Connections)}, formHTTP)
@@ -172,11 +176,9 @@ func (s *Server) serve(ctx context.Context, c *net.TCPConn, caller Caller, seen 
 	}
 	defer s.conns.remove(x.live)
 	defer x.survive()
-	defer context.AfterFunc(ctx, func() { x.live.close(endShutdown) })()
-	for x.next = func() { run(x) }; x.next != nil; {
-		next := x.next
-		x.next = nil
-		next()
+	s.conns.follow(ctx)
+	for next := run(x); next != nil; {
+		next = next()
 	}
 }
 

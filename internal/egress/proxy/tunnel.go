@@ -20,7 +20,8 @@ type tunnel struct {
 	*session
 	verdict verdict
 	up      *net.TCPConn
-	ended   atomic.Int32 // of the two ways
+	inward  chan struct{} // closed when the way in has ended
+	ended   atomic.Int32  // of the two ways
 	reason  atomic.Pointer[string]
 	out, in flow
 }
@@ -32,37 +33,51 @@ func (x *session) checksName(v verdict) bool {
 	return (v.Endpoint == nil || v.Endpoint.Protocol != policy.TCP) && !match.IsAddress(v.host)
 }
 
-// tunnel carries bytes both ways until both have ended. It owns up. early is
-// what the client has sent already; with guard, a TLS client must name the host.
-func (x *session) tunnel(v verdict, up *net.TCPConn, early []byte, guard bool) {
+// tunnel begins to carry bytes both ways, and goes on until both have ended. It owns
+// up. early is what the client has sent already; with guard, a TLS client must name
+// the host.
+func (x *session) tunnel(v verdict, up *net.TCPConn, early []byte, guard bool) step {
 	x.client.SetReadDeadline(time.Time{})
-	where := event.Where{Host: v.host, Port: v.port, Addr: remote(up)}
-	x.emit(event.Connection(event.Open, x.who, where, v.event()))
-	t := &tunnel{session: x, verdict: v, up: up}
+	t := &tunnel{session: x, verdict: v, up: up, inward: make(chan struct{})}
+	x.emit(event.Connection(event.Open, x.who, t.where(), v.event()))
 	t.out = flow{src: x.client, dst: up, pipes: &x.pipes, moved: &x.live.moved}
 	t.in = flow{src: up, dst: x.client, pipes: &x.pipes, moved: &x.live.moved}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer x.survive()
-		t.finish(&t.in, t.in.run())
-	}()
-	func() {
-		defer x.survive()
-		t.finish(&t.out, t.outward(early, guard))
-	}()
-	<-done
-	up.Close()
-	if x.events == nil {
+	go t.back()
+	return func() step {
+		t.forth(early, guard)
+		<-t.inward
+		t.close()
+		return nil
+	}
+}
+
+func (t *tunnel) back() {
+	defer close(t.inward)
+	defer t.survive()
+	t.finish(&t.in, t.in.run())
+}
+
+func (t *tunnel) forth(early []byte, guard bool) {
+	defer t.survive()
+	t.finish(&t.out, t.outward(early, guard))
+}
+
+func (t *tunnel) where() event.Where {
+	return event.Where{Host: t.verdict.host, Port: t.verdict.port, Addr: remote(t.up)}
+}
+
+func (t *tunnel) close() {
+	t.up.Close()
+	if t.events == nil {
 		return
 	}
-	end := v.event()
+	end := t.verdict.event()
 	if r := t.reason.Load(); r != nil {
 		end.Reason = *r
 	} else {
-		end.Reason = x.live.endedBy()
+		end.Reason = t.live.endedBy()
 	}
-	x.emit(event.Ended(x.who, where, end, t.in.bytes, t.out.bytes, x.now().Sub(x.live.started)))
+	t.emit(event.Ended(t.who, t.where(), end, t.in.bytes, t.out.bytes, t.now().Sub(t.live.started)))
 }
 
 func (v verdict) event() event.Verdict {

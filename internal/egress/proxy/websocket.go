@@ -62,7 +62,7 @@ func talksGraphQL(e *policy.Endpoint) bool {
 
 // judgedTalk goes on with a websocket whose messages are judged. The answer's
 // head has been read and is still to be written.
-func (x *session) judgedTalk(r *request, up *upstream, resp *http.Response, rd *bufio.Reader) (after func(), no *denial) {
+func (x *session) judgedTalk(r *request, up *upstream, resp *http.Response, rd *bufio.Reader) (after step, no *denial) {
 	agreed, err := r.asks.Accept(resp.Header)
 	if err != nil {
 		return nil, broken(&up.verdict, err)
@@ -86,12 +86,13 @@ func (x *session) judgedTalk(r *request, up *upstream, resp *http.Response, rd *
 	head := upgraded(resp)
 	client := halfRead(x, bytes.NewReader(buffered(rd, 0)), x.wire)
 	server := halfRead(x, bytes.NewReader(buffered(up.br, 0)), up.wire)
-	return func() {
+	return func() step {
 		if _, err := x.wire.Write(head); err != nil {
 			up.Close()
-			return
+			return nil
 		}
 		t.relay(client, server, agreed.Deflate)
+		return nil
 	}, nil
 }
 
