@@ -53,6 +53,7 @@ func host() int {
 		fmt.Fprintln(os.Stderr, "attack:", err)
 		return supervisor.ExitRefused
 	}
+	supervisor.OwnProcess()
 	status, err := supervisor.Run(context.Background(), supervisor.Options{
 		Command: []string{spec.Exe, hidden, "drive", in.Spec},
 		Policy:  p, RunConfig: keys, Workdir: spec.Workdir, Base: os.Environ(),

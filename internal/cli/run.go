@@ -140,6 +140,7 @@ func run(cmd *cobra.Command, s Streams, f runFlags, command []string) error {
 			l.event(e)
 		}
 	}
+	supervisor.OwnProcess()
 	status, err := supervisor.Run(cmd.Context(), o)
 	if err == nil {
 		return statusOnly(status)

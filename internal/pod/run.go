@@ -125,6 +125,7 @@ func run(ctx context.Context, s Streams, c Config, command, environ []string) (i
 		o.Mode = policy.Platform // what a pod without privilege can have
 	}
 	late := c.endAfterGrace(ctx, stop)
+	supervisor.OwnProcess()
 	code, err := supervisor.Run(ctx, o)
 	killed := late()
 	if logErr := l.close(); err == nil && logErr != nil {

@@ -85,7 +85,7 @@ func (s *sandbox) openControl() error {
 	}
 	dir := filepath.Join(s.o.Control, strconv.Itoa(os.Getuid()))
 	path := filepath.Join(dir, controlID()+".sock")
-	l, err := listenControl(dir, path, s.writable())
+	l, err := listenControl(dir, path, s.writable)
 	if err != nil {
 		s.note("no control socket, so the policy cannot be asked for or changed by command: %v", err)
 		return nil

@@ -129,7 +129,7 @@ func readDocument(path string) ([]byte, error) {
 // notToFollow says why a change of the file must not take force by itself: the
 // agent could have made it.
 func (s *sandbox) notToFollow(path string) string {
-	where, err := changeable(path, s.writable())
+	where, err := changeable(path, s.writable)
 	switch {
 	case err != nil:
 		return err.Error()

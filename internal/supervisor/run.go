@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -32,11 +33,12 @@ import (
 
 // sandbox is one run, put together by Run and taken down by it.
 type sandbox struct {
-	o       Options
-	policy  *policy.Policy // that it started with; what of it is fixed holds for life
-	facts   probe.Facts
-	plan    *confine.Plan
-	capture bool
+	o        Options
+	policy   *policy.Policy // that it started with; what of it is fixed holds for life
+	facts    probe.Facts
+	plan     *confine.Plan
+	writable []string // where the agent may write, and so make unix sockets
+	capture  bool
 
 	mode  policy.Mode
 	space *netspace // the agent's network namespace; nil in the host's and where the stage makes it
@@ -72,6 +74,11 @@ type sandbox struct {
 	writer  *event.Writer
 	agent   *stage.Process
 }
+
+// OwnProcess sets up the Go runtime of a process that does nothing but Run: the
+// gate's thread waits in the kernel with a P of the scheduler in its hands until
+// sysmon takes it away, so there is one more.
+func OwnProcess() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1) }
 
 // Run holds the command in a sandbox until it ends or ctx does, and returns its exit status:
 // the agent's own, or 128+n when signal n ended it. The error is an *ExitError
@@ -355,7 +362,8 @@ func (s *sandbox) buildPlan() error {
 		return err
 	}
 	s.plan = plan
-	s.unix = gate.Grants(s.policy.Sockets.Unix, s.writable())
+	s.writable = realPaths(plan.Writable())
+	s.unix = gate.Grants(s.policy.Sockets.Unix, s.writable)
 	for _, h := range plan.Report.Holes() {
 		s.note("not enforced on this host: %s: %s", h.Name, h.Detail)
 	}

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"sallyport/internal/confine/stage"
@@ -15,7 +16,7 @@ var forwarded = []os.Signal{
 }
 
 // forwardSignals passes signals on to the agent until the returned func is
-// called. It starts before the agent does, so that none is lost; what arrives
+// called, once or more often. It starts before the agent does, so that none is lost; what arrives
 // too early is kept.
 func forwardSignals() (to func(*stage.Process), stop func()) {
 	ch := make(chan os.Signal, 16)
@@ -39,9 +40,9 @@ func forwardSignals() (to func(*stage.Process), stop func()) {
 			}
 		}
 	}()
-	return func(p *stage.Process) { target <- p }, func() {
+	return func(p *stage.Process) { target <- p }, sync.OnceFunc(func() {
 		signal.Stop(ch)
 		close(quit)
 		<-done
-	}
+	})
 }

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -59,7 +58,7 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 		s.emit(event.Finding(event.Found{Kind: "policy_path_void", Title: "a policy path is void", Detail: f.Path + ": " + f.Reason}))
 		s.note("%s: %s", f.Path, f.Reason)
 	}
-	return s.keep(ctx, path)
+	return s.keep(ctx, path, stopForwarding)
 }
 
 // obstacles puts the steps that a host refuses most often into words.
@@ -109,19 +108,15 @@ func startError(command string, err error) error {
 }
 
 // keep runs the gate, the proxy and the terminal for as long as the sandbox
-// lives. path is what the agent executes first.
-func (s *sandbox) keep(caller context.Context, path string) (int, error) {
+// lives. path is what the agent executes first. It calls ended when nothing is
+// left inside.
+func (s *sandbox) keep(caller context.Context, path string, ended func()) (int, error) {
 	ctx, cancel := context.WithCancel(caller)
 	defer cancel()
 	var gate, wg sync.WaitGroup
 	var gateErr, proxyErr error
 	closeGate := func() error { return nil }
 	if s.agent.Listener >= 0 {
-		// The gate's thread waits in the kernel with a P of the scheduler in its
-		// hands until sysmon takes it away, which everybody else would wait for.
-		procs := runtime.GOMAXPROCS(0)
-		runtime.GOMAXPROCS(procs + 1)
-		defer runtime.GOMAXPROCS(procs)
 		g := s.newGate(ctx)
 		closeGate = g.Close
 		s.health.watch(g, s.agent.Listener)
@@ -163,6 +158,7 @@ func (s *sandbox) keep(caller context.Context, path string) (int, error) {
 	}
 	cancel()
 	wg.Go(s.trust.close)
+	wg.Go(ended)
 	s.listener.Close()
 	s.publisher.close()
 	closeGate() // nobody is left to be answered; kernels before Linux 6.11 do not tell
@@ -193,7 +189,7 @@ func (s *sandbox) newGate(ctx context.Context) *gate.Gate {
 		s.note("notified calls are slower than they could be: %v", err)
 	}
 	o := gate.Options{
-		Route: s.route, Ledger: s.ledger, Unix: s.unix, Writable: s.writable(),
+		Route: s.route, Ledger: s.ledger, Unix: s.unix, Writable: s.writable,
 		BindPort: s.mayBind, Loopback: s.ownLoopback, Published: s.published, Denied: s.gateDenied, Listen: s.listening,
 		Thread:  s.space.thread(),
 		Members: s.members,
@@ -247,11 +243,10 @@ func privateLoopback(seed uint32) [2]netip.Addr {
 	return [2]netip.Addr{netip.AddrFrom4(a), netip.AddrFrom4(b)}
 }
 
-// writable are the directories in which the agent may make unix sockets, as the
-// kernel names them.
-func (s *sandbox) writable() []string {
+// realPaths are the paths that exist, as the kernel names them.
+func realPaths(paths []string) []string {
 	var out []string
-	for _, p := range s.plan.Writable() {
+	for _, p := range paths {
 		if real, err := filepath.EvalSymlinks(p); err == nil {
 			out = append(out, real)
 		}
