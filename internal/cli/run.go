@@ -127,7 +127,7 @@ func run(cmd *cobra.Command, s Streams, f runFlags, command []string) error {
 	o.Command, o.Base, o.Version = command, os.Environ(), Version()
 	o.Stdin, o.Stdout, o.Stderr = s.In, s.Out, s.Err
 	o.Note = note
-	o.Event = log.event
+	o.Event, o.OnlyTrouble = log.event, f.learn == ""
 	o.Control = controlBase(os.Getenv, os.Getuid())
 	if f.learn != "" {
 		l, err := newLearner(f.learn, o.Policy)

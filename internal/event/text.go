@@ -85,9 +85,9 @@ func hex(v uint32, width int) string {
 // somebody prints the file.
 func appendPrintable(dst, src []byte) []byte {
 	for i := 0; i < len(src); {
-		if c := src[i]; c < 0x7f {
-			dst = append(dst, c)
-			i++
+		if n := plain(src[i:]); n > 0 {
+			dst = append(dst, src[i:i+n]...)
+			i += n
 			continue
 		}
 		r, size := utf8.DecodeRune(src[i:])
@@ -103,4 +103,14 @@ func appendPrintable(dst, src []byte) []byte {
 		i += size
 	}
 	return dst
+}
+
+// plain is how many bytes at the front of b are printable ASCII, or below it.
+func plain(b []byte) int {
+	for i, c := range b {
+		if c >= 0x7f {
+			return i
+		}
+	}
+	return len(b)
 }

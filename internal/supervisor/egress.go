@@ -41,7 +41,7 @@ func (s *sandbox) buildEgress() error {
 		Decider:   first.decider(),
 		Resolver:  s.pins,
 		Inspector: s.ends, Local: local,
-		Events: s.emit, DenialID: s.session.DenialID, Self: s.proxyAddr,
+		Events: s.emit, Quiet: s.writer == nil && (s.o.Event == nil || s.o.OnlyTrouble), DenialID: s.session.DenialID, Self: s.proxyAddr,
 	}
 	if s.creds.injector != nil {
 		o.Secrets = s.creds.injector

@@ -49,6 +49,10 @@ type Options struct {
 	Note  func(string)      // told what a person should know, a sentence each; may be nil
 	Event func(event.Event) // told of every event, stamped; may be nil
 
+	// OnlyTrouble says that Event makes nothing of requests that a rule has
+	// allowed; without a file for events they are not made then.
+	OnlyTrouble bool
+
 	// Started is told when the agent runs, with a func that tells whether the
 	// sandbox is still held: what a liveness probe asks. May be nil.
 	Started func(held func() error)

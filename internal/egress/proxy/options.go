@@ -25,6 +25,7 @@ type Options struct {
 	Secrets   Credentials           // none by default
 	Local     Local                 // hosts that are not reached but answered for; none by default
 	Events    event.Sink            // told of every verdict and every end; may be nil
+	Quiet     bool                  // Events is not told of requests that a rule has allowed, because nobody keeps them
 	DenialID  func() string         // gives each denial its id; may be nil
 	Self      netip.AddrPort        // where the proxy listens, to recognise itself
 	OwnAddr   func(netip.Addr) bool // whether an address is one of this host's; asks the kernel by default

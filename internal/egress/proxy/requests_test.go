@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +108,38 @@ func TestAudit(t *testing.T) {
 	// What cannot be read is denied all the same.
 	if r, _ := c.say("GET /a%2Fb HTTP/1.1\r\nHost: api.example.com\r\n\r\n").answer("GET"); r.StatusCode != 400 {
 		t.Errorf("escaped slash: status %s, want 400", r.Status)
+	}
+}
+
+// TestQuiet leaves out what a rule has allowed, and nothing else.
+func TestQuiet(t *testing.T) {
+	for _, quiet := range []bool{false, true} {
+		for enforcement, want := range map[string][]event.Disposition{
+			"enforce": {event.Allowed, event.Blocked}, "audit": {event.Allowed, event.Logged},
+		} {
+			if quiet {
+				want = want[1:]
+			}
+			document := strings.Replace(readOnlyPolicy, "enforcement: enforce", "enforcement: "+enforcement, 1)
+			w, own := inspecting(t, policyOf(t, document), func(o *Options) { o.Quiet = quiet })
+			var got seen
+			w.secureWeb(false, got.recording, "api.example.com:443")
+			c := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+			c.say("GET /x HTTP/1.1\r\nHost: api.example.com\r\n\r\n").answer("GET")
+			c.say("DELETE /x HTTP/1.1\r\nHost: api.example.com\r\n\r\n").answer("DELETE")
+			w.event(func(e event.Event) bool { return e.HTTPRequest != nil && e.HTTPRequest.HTTPMethod == "DELETE" })
+			w.mu.Lock()
+			var found []event.Disposition
+			for _, e := range w.events {
+				if e.HTTPRequest != nil {
+					found = append(found, e.DispositionID)
+				}
+			}
+			w.mu.Unlock()
+			if !slices.Equal(found, want) {
+				t.Errorf("quiet %v, %s: %v, want %v", quiet, enforcement, found, want)
+			}
+		}
 	}
 }
 

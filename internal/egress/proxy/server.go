@@ -27,6 +27,7 @@ type Server struct {
 	secrets   Credentials
 	local     Local
 	events    event.Sink
+	quiet     bool
 	denialID  func() string
 	self      netip.AddrPort
 	own       func(netip.Addr) bool
@@ -56,7 +57,7 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("proxy: no resolver")
 	}
 	s := &Server{
-		resolver: o.Resolver, dialer: o.Dialer, inspector: o.Inspector, secrets: o.Secrets, local: o.Local, events: o.Events, denialID: o.DenialID,
+		resolver: o.Resolver, dialer: o.Dialer, inspector: o.Inspector, secrets: o.Secrets, local: o.Local, events: o.Events, quiet: o.Quiet, denialID: o.DenialID,
 		self: o.Self, own: o.OwnAddr, now: o.Now, limits: limits,
 		requests: make(chan struct{}, limits.Requests), inspections: make(chan struct{}, limits.Inspected),
 	}
