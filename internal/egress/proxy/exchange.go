@@ -401,7 +401,7 @@ func (c chunkWriter) write(b []byte, last bool) error {
 
 // requested makes the event of a request that was answered.
 func (x *session) requested(r *request, v *verdict, from netip.Addr, status int) {
-	if x.events == nil || x.quiet && !v.Audited {
+	if x.events == nil || !x.allowed && !v.Audited {
 		return
 	}
 	where := event.Where{Host: r.host, Port: r.port, Addr: from}

@@ -27,7 +27,7 @@ type Server struct {
 	secrets   Credentials
 	local     Local
 	events    event.Sink
-	quiet     bool
+	allowed   bool // events is told of requests that a rule has allowed
 	denialID  func() string
 	self      netip.AddrPort
 	own       func(netip.Addr) bool
@@ -57,7 +57,7 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("proxy: no resolver")
 	}
 	s := &Server{
-		resolver: o.Resolver, dialer: o.Dialer, inspector: o.Inspector, secrets: o.Secrets, local: o.Local, events: o.Events, quiet: o.Quiet, denialID: o.DenialID,
+		resolver: o.Resolver, dialer: o.Dialer, inspector: o.Inspector, secrets: o.Secrets, local: o.Local, events: o.Events, allowed: !o.Quiet, denialID: o.DenialID,
 		self: o.Self, own: o.OwnAddr, now: o.Now, limits: limits,
 		requests: make(chan struct{}, limits.Requests), inspections: make(chan struct{}, limits.Inspected),
 	}
