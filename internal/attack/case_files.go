@@ -28,6 +28,7 @@ func fileCases() []Case {
 		c("link_across", "link a secret into the workspace, or the workspace to outside", linkAcross),
 		c("execute_outside", "run a program outside of the grants", executeOutside),
 		metadata, race, device, missing,
+		c("subvolumes", "make a subvolume of btrfs by a directory that is open for reading, which Landlock is not asked about", makeSubvolume, by(WallFilter, "ENOTTY")),
 		c("make_devices", "make a device file in the workspace", makeDevices, by(WallPrivilege, "EPERM"), shared),
 		c("kernel_files", "change kernel settings, cgroups and system files", kernelFiles, by(WallPrivilege, "EACCES", "EPERM"), by(WallFiles, "EROFS", "ENOENT")),
 		c("shared_memory_files", "exchange data with the host through /dev/shm", shmFiles, by(WallFiles, "ENOENT")),

@@ -71,6 +71,28 @@ func deviceIoctl(a *agent) {
 	}
 }
 
+// makeSubvolume needs nothing but a descriptor for reading. With one of its own
+// subvolumes, and another request, an agent puts files where it may only read.
+func makeSubvolume(a *agent) {
+	const subvolCreate = 0x5000940e // BTRFS_IOC_SUBVOL_CREATE of linux/btrfs.h
+	a.try("make", func() error {
+		dir := a.work()
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.BTRFS_SUPER_MAGIC {
+			return &absent{"the suite's directory is not on btrfs; TMPDIR chooses another"}
+		}
+		fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		args, at := a.heap.alloc(4096) // struct btrfs_ioctl_vol_args
+		copy(args[8:], "subvolume")
+		_, err = call(unix.SYS_IOCTL, uintptr(fd), subvolCreate, at)
+		return err
+	})
+}
+
 func makeDevices(a *agent) {
 	for name, mode := range map[string]uint32{"character": unix.S_IFCHR, "block": unix.S_IFBLK} {
 		a.probe(name, func() error { return unix.Mknod(a.work(name), mode|0o600, int(unix.Mkdev(1, 3))) })
