@@ -124,6 +124,7 @@ type Gate struct {
 	unix    unixPolicy
 	slots   chan struct{} // bounds the calls that wait for somebody else
 	rate    rate
+	mem     procfs.Memory
 	current atomic.Pointer[worker] // takes calls
 	held    atomic.Int32           // workers that were relieved and are not back
 	calls   atomic.Uint64
@@ -295,7 +296,7 @@ func (w *worker) memory(addr uint64, b []byte) unix.Errno {
 	if !w.patient && w.g.crowded() {
 		return unix.EAGAIN
 	}
-	if _, err := procfs.ReadMem(w.n.TID, addr, b); err != nil {
+	if _, err := w.g.mem.Read(w.n.TID, addr, b); err != nil {
 		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 			return unix.EACCES
 		}

@@ -91,16 +91,6 @@ func (s *Server) Lookup(a netip.Addr) (name string, ok bool) {
 	return s.table.nameOf(slot)
 }
 
-// Pin gives a name, which must be canonical, addresses that it keeps for the
-// life of the Server.
-func (s *Server) Pin(name string) (v4, v6 netip.Addr, err error) {
-	slot, err := s.table.slotOf(name, true)
-	if err != nil {
-		return v4, v6, err
-	}
-	return netip.AddrFrom4(v4Of(slot)), netip.AddrFrom16(v6Of(slot)), nil
-}
-
 // find gives the slot of a name that could be allowed; otherwise the reason.
 func (s *Server) find(name string) (slot int, reason string) {
 	policy := *s.policy.Load()
@@ -110,7 +100,7 @@ func (s *Server) find(name string) (slot int, reason string) {
 		}
 		return 0, ReasonNoRule
 	}
-	slot, err := s.table.slotOf(name, false)
+	slot, err := s.table.slotOf(name)
 	if err != nil {
 		s.refusals.add(name, ReasonFull)
 		return 0, ReasonFull

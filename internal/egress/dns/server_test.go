@@ -74,13 +74,9 @@ func TestSlots(t *testing.T) {
 func TestFullTable(t *testing.T) {
 	c := &clock{t: time.Unix(1000, 0)}
 	var told []string
-	s := server(t, Options{Names: 3, TTL: 10 * time.Second, Now: c.now, Refused: func(name, reason string, _ int) {
+	s := server(t, Options{Names: 2, TTL: 10 * time.Second, Now: c.now, Refused: func(name, reason string, _ int) {
 		told = append(told, name+" "+reason)
 	}})
-	pinned, _, err := s.Pin("db")
-	if err != nil {
-		t.Fatal(err)
-	}
 	one := resolve(t, s, "one.wild.example", dnsmessage.TypeA)
 	c.add(time.Second)
 	two := resolve(t, s, "two.wild.example", dnsmessage.TypeA)
@@ -91,9 +87,6 @@ func TestFullTable(t *testing.T) {
 	}
 	if want := []string{"three.wild.example " + ReasonFull}; !slices.Equal(told, want) {
 		t.Errorf("told %v, want %v", told, want)
-	}
-	if _, _, err := s.Pin("four.wild.example"); !errors.Is(err, errFull) {
-		t.Errorf("Pin in a full table: %v", err)
 	}
 
 	c.add(30 * time.Second)
@@ -112,11 +105,8 @@ func TestFullTable(t *testing.T) {
 		resolve(t, s, fmt.Sprintf("n%d.wild.example", i), dnsmessage.TypeA)
 		c.add(time.Hour)
 	}
-	if name, _ := s.Lookup(pinned); name != "db" {
-		t.Errorf("the pinned name is now %q", name)
-	}
-	if len(s.table.names) != 3 || len(s.table.places) != 3 {
-		t.Errorf("table holds %d names at %d places, want 3", len(s.table.names), len(s.table.places))
+	if len(s.table.names) != 2 || len(s.table.places) != 2 {
+		t.Errorf("table holds %d names at %d places, want 2", len(s.table.names), len(s.table.places))
 	}
 }
 

@@ -38,9 +38,8 @@ var errFull = errors.New("dns: table of names is full")
 type entry struct {
 	name   string
 	slot   int
-	used   time.Time // when an answer last named it
-	pinned bool
-	recent *list.Element // in table.order; nil if pinned
+	used   time.Time     // when an answer last named it
+	recent *list.Element // in table.order
 }
 
 // table maps names to slots and back, at most max names. The name that was
@@ -61,7 +60,7 @@ func newTable(max int, hold time.Duration, now func() time.Time) *table {
 }
 
 // slotOf gives the slot of a canonical name, and makes one if need be.
-func (t *table) slotOf(name string, pin bool) (int, error) {
+func (t *table) slotOf(name string) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.names[name]
@@ -74,11 +73,6 @@ func (t *table) slotOf(name string, pin bool) (int, error) {
 		e = &entry{name: name, slot: t.free(name)}
 		e.recent = t.order.PushFront(e)
 		t.names[name], t.places[e.slot] = e, e
-	}
-	if pin && !e.pinned {
-		e.pinned = true
-		t.order.Remove(e.recent)
-		e.recent = nil
 	}
 	t.touch(e)
 	return e.slot, nil
@@ -98,9 +92,7 @@ func (t *table) nameOf(slot int) (string, bool) {
 
 func (t *table) touch(e *entry) {
 	e.used = t.now()
-	if e.recent != nil {
-		t.order.MoveToFront(e.recent)
-	}
+	t.order.MoveToFront(e.recent)
 }
 
 func (t *table) evict() error {

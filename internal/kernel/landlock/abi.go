@@ -1,10 +1,6 @@
 package landlock
 
-import (
-	"fmt"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // Version is one row of the interface's history.
 type Version struct {
@@ -93,8 +89,4 @@ func Errata() uint32 {
 // Has reports whether erratum number is in the set that [Errata] returned.
 func Has(set uint32, number int) bool {
 	return number >= 1 && number <= 32 && set>>(number-1)&1 == 1
-}
-
-func (v Version) String() string {
-	return fmt.Sprintf("ABI %d (Linux %s): %s", v.ABI, v.Kernel, v.What)
 }

@@ -50,7 +50,7 @@ func (r *threads) interrupt() {
 	}
 }
 
-// Close gives the descriptor back and ends every Recv and WaitGone with [ErrClosed].
+// Close gives the descriptor back and ends every Recv with [ErrClosed].
 // Calls that wait for an answer, and all that come later, fail with ENOSYS. A second
 // Close returns ErrClosed.
 //
@@ -91,10 +91,10 @@ func bury(fd int) error {
 	}
 }
 
-// hangup polls fd for POLLHUP, which a listener has when no process uses its
-// filter. The timeout is in milliseconds, -1 waits. An interrupted poll is false.
-func hangup(fd, timeout int) bool {
+// hangup says whether fd has POLLHUP, as a listener has when no process uses its
+// filter. An interrupted look is false.
+func hangup(fd int) bool {
 	p := [1]unix.PollFd{{Fd: int32(fd)}}
-	n, err := unix.Poll(p[:], timeout)
+	n, err := unix.Poll(p[:], 0)
 	return err == nil && n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 }

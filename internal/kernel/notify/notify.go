@@ -70,8 +70,8 @@ func New(fd int) *Listener {
 // It blocks its OS thread in one ioctl, on purpose: waiting through the runtime's
 // poller costs 30 µs more on each call. It returns [ErrGone] when no process uses the
 // filter any more and [ErrClosed] when the listener was closed. Kernels before
-// Linux 6.11 do not end the wait when the last user goes: there, run
-// [Listener.WaitGone] beside it and close the listener when that returns.
+// Linux 6.11 do not end the wait when the last user goes: there, whoever knows of
+// that closes the listener.
 //
 // A goroutine that calls Recv in a loop should be locked to its thread: the
 // answer then leaves from a thread that is still warm.
@@ -88,28 +88,11 @@ func (l *Listener) Recv(n *Notification) error {
 		case unix.EINTR:
 		case unix.ENOENT:
 			// Either the caller died before we read its call, or all users are gone.
-			if hangup(l.fd, 0) {
+			if hangup(l.fd) {
 				return l.gone()
 			}
 		default:
 			return l.fail("receive", errno)
-		}
-	}
-	return ErrClosed
-}
-
-// WaitGone waits until no process uses the filter any more and returns nil then,
-// or [ErrClosed] when the listener was closed first. It takes no notification away
-// from Recv.
-func (l *Listener) WaitGone() error {
-	slot, err := l.enter()
-	if err != nil {
-		return err
-	}
-	defer l.leave(slot)
-	for !l.stopped() {
-		if hangup(l.fd, -1) && !l.stopped() {
-			return nil
 		}
 	}
 	return ErrClosed

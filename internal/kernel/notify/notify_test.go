@@ -247,12 +247,7 @@ func second(_ int, err error) error { return err }
 
 func TestGone(t *testing.T) {
 	c, l := listen(t)
-	waited := make(chan error, 1)
-	go func() { waited <- l.WaitGone() }()
 	c.tell(opExit, 0, 0)
-	if err := <-waited; err != nil {
-		t.Fatalf("WaitGone = %v, want nil", err)
-	}
 	if kernelOlder(t, 6, 11) {
 		t.Skip("the kernel is older than 6.11, where RECV ends when the last user goes")
 	}
@@ -304,23 +299,15 @@ func answerAny(t *testing.T, c *child, l *Listener) int {
 }
 
 func TestCloseWakes(t *testing.T) {
-	waits := map[string]func(*Listener) error{
-		"recv":      func(l *Listener) error { return l.Recv(new(Notification)) },
-		"wait_gone": (*Listener).WaitGone,
+	_, l := listen(t)
+	got := make(chan error, 1)
+	go func() { got <- l.Recv(new(Notification)) }()
+	waitBlocked(t, l)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
 	}
-	for name, wait := range waits {
-		t.Run(name, func(t *testing.T) {
-			_, l := listen(t)
-			got := make(chan error, 1)
-			go func() { got <- wait(l) }()
-			waitBlocked(t, l)
-			if err := l.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if err := <-got; err != ErrClosed {
-				t.Errorf("%s = %v, want %v", name, err, ErrClosed)
-			}
-		})
+	if err := <-got; err != ErrClosed {
+		t.Errorf("Recv = %v, want %v", err, ErrClosed)
 	}
 }
 
@@ -335,8 +322,9 @@ func TestCloseRace(t *testing.T) {
 		}
 		l := New(dup)
 		got := make(chan error, 2)
-		go func() { got <- l.Recv(new(Notification)) }()
-		go func() { got <- l.WaitGone() }()
+		for range 2 {
+			go func() { got <- l.Recv(new(Notification)) }()
+		}
 		for range i {
 			_ = l.Valid(1)
 		}
@@ -360,7 +348,6 @@ func TestClosed(t *testing.T) {
 	}
 	got := map[string]error{
 		"recv":    l.Recv(new(Notification)),
-		"gone":    l.WaitGone(),
 		"valid":   l.Valid(n.ID),
 		"respond": l.Respond(n.ID, 0, 0),
 		"add":     second(l.AddFD(n.ID, 0, true)),

@@ -12,8 +12,8 @@ import (
 // this kind of access. The call that is answered on its behalf fails with EFAULT.
 var ErrFault = errors.New("procfs: address not mapped in the process")
 
-// Memory copies from and to the memory of other processes. The zero value is
-// ready and may be shared.
+// Memory copies from the memory of other processes. The zero value is ready and may
+// be shared.
 //
 // The quick way is process_vm_readv(2). The seccomp profile of some container
 // runtimes refuses it (containerd before 1.7, Docker 20.10), while
@@ -21,36 +21,12 @@ var ErrFault = errors.New("procfs: address not mapped in the process")
 // refused and the other work does not try the first again.
 //
 // A page may belong to a file that takes for ever to read, so a call may block
-// for as long as the other process likes. A write through /proc/TID/mem also
-// succeeds on a page that the process has mapped read-only; it changes the
-// private copy of that process and nobody else's.
+// for as long as that file's system likes.
 type Memory struct{ refused atomic.Bool }
 
 // Read fills buf from addr in the memory of the thread tid. n is less than
 // len(buf) only together with an error: [ErrFault], or what [Gone] recognises.
 func (m *Memory) Read(tid int, addr uint64, buf []byte) (n int, err error) {
-	return m.copy(tid, addr, buf, false)
-}
-
-// Write copies buf to addr in the memory of the thread tid, with the errors of
-// [Memory.Read].
-func (m *Memory) Write(tid int, addr uint64, buf []byte) (n int, err error) {
-	return m.copy(tid, addr, buf, true)
-}
-
-// ReadMem is [Memory.Read] for a caller that asks once.
-func ReadMem(tid int, addr uint64, buf []byte) (n int, err error) {
-	var m Memory
-	return m.Read(tid, addr, buf)
-}
-
-// WriteMem is [Memory.Write] for a caller that asks once.
-func WriteMem(tid int, addr uint64, buf []byte) (n int, err error) {
-	var m Memory
-	return m.Write(tid, addr, buf)
-}
-
-func (m *Memory) copy(tid int, addr uint64, buf []byte, write bool) (int, error) {
 	if len(buf) == 0 {
 		return 0, nil
 	}
@@ -58,13 +34,9 @@ func (m *Memory) copy(tid int, addr uint64, buf []byte, write bool) (int, error)
 		return 0, fmt.Errorf("%w: %#x", ErrFault, addr)
 	}
 	if m.refused.Load() {
-		return memFile(tid, addr, buf, write)
+		return memFile(tid, addr, buf)
 	}
-	call := uintptr(unix.SYS_PROCESS_VM_READV)
-	if write {
-		call = unix.SYS_PROCESS_VM_WRITEV
-	}
-	n, e := vmCall(call, tid, addr, buf)
+	n, e := readMemory(tid, addr, buf)
 	switch {
 	case e == 0 && n == len(buf):
 		return n, nil
@@ -75,7 +47,7 @@ func (m *Memory) copy(tid int, addr uint64, buf []byte, write bool) (int, error)
 	}
 	// EPERM is also the answer for a process that may not be looked into at
 	// all: only where the file opens was it the call that is refused.
-	n, err := memFile(tid, addr, buf, write)
+	n, err = memFile(tid, addr, buf)
 	if err == nil {
 		m.refused.Store(true)
 	}
@@ -84,7 +56,9 @@ func (m *Memory) copy(tid int, addr uint64, buf []byte, write bool) (int, error)
 
 // OpenMem opens the memory of the thread tid for writing. The descriptor stays
 // with that memory whatever becomes of the number; to be sure whose it is, ask
-// about the thread after it was opened. The caller owns it.
+// about the thread after it was opened. A write succeeds on a page that the process
+// has mapped read-only, too; it changes the private copy of that process and nobody
+// else's. The caller owns the descriptor.
 func OpenMem(tid int) (fd int, err error) {
 	var p name
 	p.of(tid, "/mem")
@@ -96,25 +70,16 @@ func OpenMem(tid int) (fd int, err error) {
 
 // memFile copies through /proc/TID/mem, opened for this one copy so that it is
 // the memory of the program that the thread runs now.
-func memFile(tid int, addr uint64, buf []byte, write bool) (int, error) {
+func memFile(tid int, addr uint64, buf []byte) (int, error) {
 	var p name
 	p.of(tid, "/mem")
-	flags := unix.O_RDONLY
-	if write {
-		flags = unix.O_WRONLY
-	}
-	fd, err := openName(&p, flags)
+	fd, err := openName(&p, unix.O_RDONLY)
 	if err != nil {
 		return 0, fault(&p, err)
 	}
 	defer unix.Close(fd)
 	for n := 0; n < len(buf); {
-		var k int
-		if write {
-			k, err = unix.Pwrite(fd, buf[n:], int64(addr)+int64(n))
-		} else {
-			k, err = unix.Pread(fd, buf[n:], int64(addr)+int64(n))
-		}
+		k, err := unix.Pread(fd, buf[n:], int64(addr)+int64(n))
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EIO || err == unix.EFAULT:

@@ -15,9 +15,6 @@ type Thread struct {
 	Comm  string // chosen by the process itself: to be shown, never trusted
 }
 
-// Zombie reports whether the thread is dead and only waits to be collected.
-func (s Thread) Zombie() bool { return s.State == 'Z' || s.State == 'X' }
-
 // Stat reads /proc/TID/stat. Together, TID and [Thread.Start] name a thread for
 // as long as the machine is up.
 func Stat(tid int) (Thread, error) {

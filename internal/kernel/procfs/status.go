@@ -10,11 +10,6 @@ import (
 // IDs are the four identities that a thread has for users or for groups.
 type IDs struct{ Real, Effective, Saved, FS uint32 }
 
-// All reports whether each of the four is id.
-func (i IDs) All(id uint32) bool {
-	return i.Real == id && i.Effective == id && i.Saved == id && i.FS == id
-}
-
 // ThreadStatus is what /proc/TID/status says about one thread. A capability
 // set has bit N set for capability N of capabilities(7).
 type ThreadStatus struct {
@@ -55,12 +50,6 @@ func Status(tid int) (ThreadStatus, error) {
 func Tgid(tid int) (int, error) {
 	s, err := Status(tid)
 	return s.Tgid, err
-}
-
-// Umask returns the file creation mask of the thread.
-func Umask(tid int) (uint32, error) {
-	s, err := Status(tid)
-	return s.Umask, err
 }
 
 // statusSeen has a bit for each line without which an answer is not usable.

@@ -64,13 +64,13 @@ func readFD(fd int, buf []byte) (int, error) {
 	}
 }
 
-// vmCall copies between buf and addr in the memory of tid by process_vm_readv
-// or process_vm_writev, whichever call names, and returns the count of bytes.
-func vmCall(call uintptr, tid int, addr uint64, buf []byte) (int, unix.Errno) {
+// readMemory copies from addr in the memory of tid to buf by process_vm_readv, and
+// returns the count of bytes.
+func readMemory(tid int, addr uint64, buf []byte) (int, unix.Errno) {
 	local := unix.Iovec{Base: &buf[0]}
 	local.SetLen(len(buf))
 	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(buf)}
-	n, _, e := unix.Syscall6(call, uintptr(tid), uintptr(unsafe.Pointer(&local)), 1,
+	n, _, e := unix.Syscall6(unix.SYS_PROCESS_VM_READV, uintptr(tid), uintptr(unsafe.Pointer(&local)), 1,
 		uintptr(unsafe.Pointer(&remote)), 1, 0)
 	if e != 0 {
 		return 0, e
