@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -34,6 +35,9 @@ network_policies:
       - {host: api.example, port: 443, protocol: websocket, access: full, path: /v1/ws/open/**, websocket_credential_rewrite: true, allowed_ips: [203.0.113.0/24]}
       - {host: api.example, port: 443, protocol: websocket, access: full, path: /v1/ws/closed/**, allowed_ips: [203.0.113.0/24]}
       - {host: api.example, port: 443, protocol: rest, access: full, allowed_ips: [203.0.113.0/24]}
+      - {host: api.example, port: 443, protocol: graphql, path: /v1/graphql, rules: [{allow: {operation_type: query}}], allowed_ips: [203.0.113.0/24]}
+      - {host: api.example, port: 443, protocol: json-rpc, path: /v1/rpc, rules: [{allow: {method: get_balance}}], allowed_ips: [203.0.113.0/24]}
+      - {host: api.example, port: 443, protocol: mcp, path: /v1/mcp, rules: [{allow: {method: tools/call, tool: search}}], allowed_ips: [203.0.113.0/24]}
       - {host: api.example, port: 80, allowed_ips: [203.0.113.0/24]}
       - {host: evil.example, port: 443, protocol: rest, access: full, allowed_ips: [203.0.113.0/24]}
       - {host: raw.example, port: 443, allowed_ips: [203.0.113.0/24]}
@@ -111,6 +115,11 @@ type request struct {
 
 func https(path string) string { return "https://api.example" + path }
 
+// posted is a JSON body with a placeholder where it belongs.
+func posted(path, body string) []string {
+	return []string{"-H", "Authorization: Bearer $GITHUB_TOKEN", "-H", "Content-Type: application/json", "-d", body, https(path)}
+}
+
 // requests are one for each rule about placeholders.
 var requests = []request{
 	{name: "bearer", argv: []string{"-H", "Authorization: Bearer $GITHUB_TOKEN", https("/v1/x")}, want: " 200", host: "api.example", sent: "Authorization: Bearer SECRET", which: "api"},
@@ -124,6 +133,12 @@ var requests = []request{
 	{name: "signed", argv: []string{"--aws-sigv4", "aws:amz:us-east-1:execute-api", "-u", "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY", "https://cloud.amazonaws.com/stage/x"}, want: " 200", host: "cloud.amazonaws.com", sent: "Credential=SECRET/", which: "id"},
 	{name: "models", argv: []string{"-H", "Authorization: Bearer $OPENAI_API_KEY", "-H", "Content-Type: application/json", "-d", `{"model":"gpt-x"}`, "https://inference.local/v1/chat/completions"}, want: `"model":"real"`, host: "model.example", sent: "Authorization: Bearer SECRET", which: "model"},
 	{name: "stream", argv: []string{"-N", "-H", "x-api-key: $ANTHROPIC_API_KEY", "-H", "Content-Type: application/json", "-d", `{"model":"any","max_tokens":1,"stream":true}`, "https://inference.local/v1/messages"}, want: "data: [DONE]", host: "model.example", sent: "X-Api-Key: SECRET", which: "claude"},
+	{name: "graphql", argv: posted("/v1/graphql", `{"query":"{ viewer }"}`), want: " 200", host: "api.example", sent: `{"query":"{ viewer }"}`, which: "api"},
+	{name: "graphqldenied", argv: posted("/v1/graphql", `{"query":"mutation { deleteAll }"}`), want: "policy_denied", host: "api.example", none: true, sent: "deleteAll"},
+	{name: "rpc", argv: posted("/v1/rpc", `{"jsonrpc":"2.0","id":1,"method":"get_balance"}`), want: " 200", host: "api.example", sent: "get_balance", which: "api"},
+	{name: "rpcdenied", argv: posted("/v1/rpc", `{"jsonrpc":"2.0","id":1,"method":"send_money","params":["$GITHUB_TOKEN"]}`), want: " 403", host: "api.example", none: true, sent: "send_money"},
+	{name: "mcp", argv: posted("/v1/mcp", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{}}}`), want: " 200", host: "api.example", sent: "tools/call", which: "api"},
+	{name: "mcpleak", argv: posted("/v1/mcp", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{"leak":"$GITHUB_TOKEN"}}}`), want: "credential_misplaced", host: "api.example", none: true, sent: `"leak"`},
 	{name: "again401", argv: []string{"-H", "Authorization: Bearer $GITHUB_TOKEN", https("/v1/401")}, want: " 401", host: "api.example", sent: "/v1/401", which: "api"},
 
 	{name: "socket", argv: []string{"websocket", "api.example", "/v1/ws/open/a", "1", `{"t":"$GITHUB_TOKEN"}`, "Authorization: Bearer $GITHUB_TOKEN"}, want: `you sent {"t":"****`, host: "api.example", sent: `message {"t":"SECRET"}`, which: "api"},
@@ -169,6 +184,7 @@ func canary(t *testing.T, as *syscall.Credential) {
 		r.waitFor(t)
 		r.checkRequests(t, secrets)
 		r.scan(t, secrets)
+		r.checkLearned(t, secrets)
 	})
 }
 
@@ -195,6 +211,7 @@ type run struct {
 	out     bytes.Buffer
 	answers map[string]string
 	env     map[string]string // of the agent
+	stdin   io.Closer         // at its end the agent ends
 	ended   chan struct{}
 }
 
@@ -212,7 +229,11 @@ func (s *scene) start(t *testing.T, secrets map[string]string, as *syscall.Crede
 	fatal(t, err)
 	fatal(t, os.WriteFile(filepath.Join(work, "cases.json"), b, 0o644))
 
-	args := []string{"run", "--mode", "platform", "--policy", policy, "--config", config, "--workdir", work, "--events", s.file("events.jsonl"),
+	fatal(t, os.Mkdir(s.file("learned"), 0o700))
+	if as != nil {
+		fatal(t, os.Chown(s.file("learned"), int(as.Uid), int(as.Gid)))
+	}
+	args := []string{"run", "--mode", "platform", "--policy", policy, "--config", config, "--workdir", work, "--events", s.file("events.jsonl"), "--learn", s.file("learned/policy.yaml"),
 		"--upstream-ca", s.file("ca.pem"), "--env", "HOME=" + work}
 	for _, h := range hosts {
 		if !strings.Contains(h.name, ":") {
@@ -230,7 +251,7 @@ func (s *scene) start(t *testing.T, secrets map[string]string, as *syscall.Crede
 		}
 		fatal(t, os.Chown(s.file("state"), int(as.Uid), int(as.Gid)))
 	}
-	stdin, err := r.cmd.StdinPipe()
+	r.stdin, err = r.cmd.StdinPipe()
 	fatal(t, err)
 	out, err := os.Create(s.file("output"))
 	fatal(t, err)
@@ -240,7 +261,7 @@ func (s *scene) start(t *testing.T, secrets map[string]string, as *syscall.Crede
 	r.ended = make(chan struct{})
 	go func() { r.cmd.Process.Wait(); close(r.ended) }()
 	t.Cleanup(func() {
-		stdin.Close() // the agent waits for it
+		r.stdin.Close() // the agent waits for it
 		<-r.ended
 	})
 	return r
@@ -390,6 +411,24 @@ func (r *run) controls(t *testing.T, places map[string][]byte, secrets map[strin
 	}
 	if len(members) == 0 {
 		t.Error("control: the sandbox has no processes")
+	}
+}
+
+// checkLearned ends the run and looks at what is written at its end.
+func (r *run) checkLearned(t *testing.T, secrets map[string]string) {
+	r.stdin.Close()
+	<-r.ended
+	b, err := os.ReadFile(r.s.file("learned/policy.yaml"))
+	fatal(t, err)
+	if !bytes.Contains(b, []byte(`host: "api.example"`)) {
+		t.Errorf("control: nothing was learned:\n%s", b)
+	}
+	for name, secret := range secrets {
+		for _, f := range forms(secret) {
+			if bytes.Contains(b, []byte(f)) || bytes.Contains(r.output(), []byte(f)) {
+				t.Errorf("the secret %s is in what is written at the end:\n%s\n%s", name, b, r.output())
+			}
+		}
 	}
 }
 
