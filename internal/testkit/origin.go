@@ -77,12 +77,12 @@ func Secure(l net.Listener, cert tls.Certificate) net.Listener {
 	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}})
 }
 
-// Serve serves HTTP on l, both versions of it where l is one of Secure, until
-// the test ends.
+// Serve serves HTTP on l, both versions of it, until the test ends.
 func Serve(t testing.TB, l net.Listener, h http.Handler) {
 	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols)}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
 	done := make(chan struct{})
 	go func() { srv.Serve(l); close(done) }()
 	t.Cleanup(func() { srv.Close(); <-done })

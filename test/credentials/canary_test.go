@@ -46,6 +46,8 @@ network_policies:
       - {host: cloud.amazonaws.com, port: 443, protocol: rest, access: full, credential_signing: sigv4, signing_service: execute-api, allowed_ips: [203.0.113.0/24]}
       - {host: inference.local, port: 443, protocol: rest, access: full}
     binaries: [{path: "/**"}]
+network_middlewares:
+  scan: {middleware: sallyport/grpc, order: 1, endpoints: {include: [forge.example]}, config: {address: "unix:SCANNER", timeout_ms: 20000}}
 `
 
 const configText = `version: 1
@@ -180,6 +182,7 @@ func canary(t *testing.T, as *syscall.Credential) {
 		}
 		secrets := s.keepSecrets(t)
 		s.serveAll(t)
+		s.serveScanner(t)
 		r := s.start(t, secrets, as)
 		r.waitFor(t)
 		r.checkRequests(t, secrets)
@@ -382,6 +385,9 @@ func (r *run) scan(t *testing.T, secrets map[string]string) {
 // in the agent's memory and environment, the events file has the refusals, and
 // each secret did reach the server that it is for.
 func (r *run) controls(t *testing.T, places map[string][]byte, secrets map[string]string, members []int) {
+	if seen := r.s.servers["scanner"].got(); !strings.Contains(seen, r.env["FORGE_TOKEN"]) || !strings.Contains(seen, "/any") {
+		t.Errorf("control: the middleware saw %d bytes, and no placeholder in them", len(seen))
+	}
 	inMemory, inEnv := false, false
 	for where, b := range places {
 		has := bytes.Contains(b, []byte(r.env["GITHUB_TOKEN"]))

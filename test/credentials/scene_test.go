@@ -115,7 +115,7 @@ func (s *scene) write(t *testing.T, name, text string) string {
 			readable = append(readable, d)
 		}
 	}
-	text = strings.NewReplacer("READABLE", strings.Join(readable, ", "), "SECRETS", s.file("secrets")).Replace(text)
+	text = strings.NewReplacer("READABLE", strings.Join(readable, ", "), "SECRETS", s.file("secrets"), "SCANNER", s.file("scanner")).Replace(text)
 	fatal(t, os.WriteFile(s.file(name), []byte(text), 0o644))
 	return s.file(name)
 }
