@@ -10,6 +10,7 @@ import (
 // code is shown by its sentence or, without one, with spaces for underscores.
 var reasons = map[string]string{
 	"no_policy_for_host":             "no rule for host",
+	"not_a_host_name":                "no host can have this name",
 	"port_not_allowed":               "no rule for this port",
 	"path_not_allowed":               "no rule for this path",
 	"request_not_allowed":            "no rule for this request",

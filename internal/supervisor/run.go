@@ -83,8 +83,11 @@ func OwnProcess() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1) }
 // Run holds the command in a sandbox until it ends or ctx does, and returns its exit status:
 // the agent's own, or 128+n when signal n ended it. The error is an *ExitError
 // when sallyport itself refused or failed; nothing of the sandbox is left then.
-func Run(ctx context.Context, o Options) (int, error) {
-	s := &sandbox{o: o, running: make(chan struct{})}
+func Run(ctx context.Context, o Options) (int, error) { return newSandbox(o).run(ctx) }
+
+func newSandbox(o Options) *sandbox { return &sandbox{o: o, running: make(chan struct{})} }
+
+func (s *sandbox) run(ctx context.Context) (int, error) {
 	defer s.close()
 	// A start makes little garbage, and collecting it takes as long as the rest.
 	s.gcPercent = debug.SetGCPercent(-1)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +40,9 @@ type spec struct {
 	Control    string
 	Events     string
 	UpstreamCA string
+
+	Resolve map[string][]netip.Addr
+	Count   bool // answer at descriptor 3 what the supervisor holds
 }
 
 func beSupervisor(raw string) int {
@@ -49,7 +53,7 @@ func beSupervisor(raw string) int {
 	os.Unsetenv("SUPERVISOR_TEST")
 	o := Options{
 		Mode:    policy.Platform, // the other modes are test/modes'
-		Command: s.Command, Workdir: s.Workdir, UpstreamCA: s.UpstreamCA, Events: s.Events, Base: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Command: s.Command, Workdir: s.Workdir, UpstreamCA: s.UpstreamCA, Events: s.Events, Resolve: s.Resolve, Base: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Note: func(n string) { fmt.Fprintln(os.Stderr, "note:", n) },
 	}
 	if s.PolicyFile != "" {
@@ -67,7 +71,11 @@ func beSupervisor(raw string) int {
 		}
 		o.Policy = p
 	}
-	status, err := Run(context.Background(), o)
+	box := newSandbox(o)
+	if s.Count {
+		go box.answerCounts()
+	}
+	status, err := box.run(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "refused:", err)
 	}

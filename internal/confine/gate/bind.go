@@ -20,21 +20,22 @@ func (w *worker) bind() verdict {
 		return w.later("bind", unix.EAGAIN, (*worker).bind)
 	}
 	defer tw.mu.Unlock()
+	errno := s.forBind(tw.kind)
 	switch {
 	case tw.done:
 		return fail(unix.EINVAL)
+	case errno != 0:
+		return fail(errno)
 	case tw.kind == kindDatagram:
 		return ok(0) // a resolver binds before it asks; nothing else comes of it
 	case tw.kind == kindMessage:
 		return refuse(unix.EACCES, describe(s.path), "a unix datagram socket can send, to what the policy lists, and receive nothing")
-	case tw.kind == kindNetlink && s.family == unix.AF_NETLINK:
+	case tw.kind == kindNetlink:
 		return fail(errnoOr0(unix.Bind(tw.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: s.groups})))
-	case tw.kind == kindUnix && s.family == unix.AF_UNIX:
+	case tw.kind == kindUnix:
 		return w.later("bind", unix.EAGAIN, func(w *worker) verdict { return w.unixBind(tw, s) })
-	case tw.kind == kindStream6 && s.family == unix.AF_INET6, tw.kind == kindStream4 && s.family == unix.AF_INET:
-		return w.streamBind(tw, s)
 	}
-	return fail(unix.EAFNOSUPPORT)
+	return w.streamBind(tw, s)
 }
 
 // streamBind binds to the sandbox's loopback address whatever loopback address

@@ -22,6 +22,9 @@ func (w *worker) connect() verdict {
 	if tw.done {
 		return fail(unix.EISCONN)
 	}
+	if errno := s.forConnect(tw.kind); errno != 0 {
+		return fail(errno)
+	}
 	switch {
 	case s.family == unix.AF_UNSPEC && tw.kind == kindMessage:
 		tw.messages.connect(nil)
@@ -40,8 +43,6 @@ func (w *worker) connect() verdict {
 		return netlinkConnect(tw, s)
 	case tw.kind == kindUnix && s.family == unix.AF_UNIX:
 		return w.later("connect", unix.EAGAIN, func(w *worker) verdict { return w.unixConnect(tw, inode, s) })
-	case tw.kind == kindUnix, tw.kind == kindMessage:
-		return fail(unix.EINVAL)
 	case tw.kind == kindStream6 && s.family == unix.AF_INET6, tw.kind == kindStream4 && s.family == unix.AF_INET:
 		return w.streamConnect(tw, inode, s)
 	}
@@ -65,7 +66,7 @@ func (w *worker) finished(inode uint64, known unix.Errno) verdict {
 func (w *worker) streamConnect(tw *twin, inode uint64, s sockaddr) verdict {
 	switch {
 	case s.inet.Port() == 0:
-		return fail(unix.EADDRNOTAVAIL)
+		return fail(unix.ECONNREFUSED) // nobody can listen there
 	case tw.under.IsValid():
 		return w.joinConnect(tw, inode, s)
 	case !w.g.rate.allow():

@@ -311,18 +311,30 @@ func (w *worker) memory(addr uint64, b []byte) unix.Errno {
 func (w *worker) address(addrArg, lenArg int) (*twin, uint64, sockaddr, verdict) {
 	n := int32(w.n.Args[lenArg])
 	if n < 0 || n > maxSockaddr {
-		return nil, 0, sockaddr{}, fail(unix.EINVAL)
+		return w.senseless(unix.EINVAL)
 	}
 	b := w.buf[:n]
-	if errno := w.memory(w.n.Args[addrArg], b); errno != 0 {
-		return nil, 0, sockaddr{}, w.unreadable(errno)
+	if errno := w.memory(w.n.Args[addrArg], b); errno != 0 && n > 0 {
+		return w.senseless(errno)
 	}
 	t, inode, v := w.socketAt(int(int32(w.n.Args[0])))
 	if v.errno != 0 {
 		return nil, 0, sockaddr{}, v
 	}
 	s, errno := parseSockaddr(b)
-	return t, inode, s, fail(errno)
+	s.size, s.errno = len(b), errno
+	return t, inode, s, ok(0)
+}
+
+// senseless answers a call whose address cannot be read. What is wrong with its
+// descriptor counts first, as in the kernel: for connect whether there is one, for
+// bind and sendto also whether it is a socket.
+func (w *worker) senseless(errno unix.Errno) (*twin, uint64, sockaddr, verdict) {
+	_, _, v := w.socketAt(int(int32(w.n.Args[0])))
+	if v.errno == unix.EBADF || v.errno == unix.ENOTSOCK && w.n.Nr != unix.SYS_CONNECT {
+		return nil, 0, sockaddr{}, v
+	}
+	return nil, 0, sockaddr{}, w.unreadable(errno)
 }
 
 func (w *worker) unreadable(errno unix.Errno) verdict {

@@ -26,6 +26,15 @@ func (w *worker) sendto() verdict {
 	}
 	defer tw.mu.Unlock()
 	switch {
+	case tw.kind == kindStream4, tw.kind == kindStream6:
+		return fail(unix.EPIPE) // it is not connected, and that comes before the address
+	case tw.kind == kindUnix:
+		if typ, err := unix.GetsockoptInt(tw.fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || typ == unix.SOCK_SEQPACKET || s.size == 0 {
+			return fail(unix.ENOTCONN)
+		}
+		return fail(unix.EOPNOTSUPP)
+	case s.errno != 0:
+		return fail(s.errno)
 	case tw.kind == kindDatagram && !w.patient:
 		return w.later("sendto", unix.EAGAIN, (*worker).sendto) // the name server may take its time
 	case tw.kind == kindDatagram:
@@ -34,10 +43,8 @@ func (w *worker) sendto() verdict {
 		return w.netlinkSend(tw, s)
 	case tw.kind == kindMessage && s.family == unix.AF_UNIX:
 		return w.later("sendto", unix.EAGAIN, func(w *worker) verdict { return w.messageSend(s) })
-	case tw.kind == kindUnix:
-		return fail(unix.EOPNOTSUPP)
 	}
-	return fail(unix.EPIPE) // a TCP socket that is not connected
+	return fail(unix.EINVAL) // of another family, to a unix datagram socket
 }
 
 func (w *worker) payload(limit uint64) ([]byte, unix.Errno) {

@@ -19,6 +19,55 @@ type sockaddr struct {
 	abstract bool           // AF_UNIX in the abstract namespace, or autobind
 	pid      uint32         // AF_NETLINK
 	groups   uint32         // AF_NETLINK
+
+	size  int        // bytes that the caller gave
+	errno unix.Errno // why it is no address of its family
+}
+
+// leastConnect are the shortest addresses that connect takes, by the kind of socket;
+// they are looked at before the family (inet_stream_connect, tcp_v6_connect,
+// unix_validate_addr, netlink_connect).
+var leastConnect = map[kind]int{
+	kindStream4: unix.SizeofSockaddrInet4, kindStream6: sizeofInet6Short, kindUnix: 3, kindMessage: 3, kindNetlink: unix.SizeofSockaddrNetlink,
+}
+
+// sizeofInet6Short is SIN6_LEN_RFC2133, an address without a scope.
+const sizeofInet6Short = 24
+
+// forConnect says what the kernel would find wrong with the address, before it
+// means anything.
+func (s sockaddr) forConnect(k kind) unix.Errno {
+	local := k == kindUnix || k == kindMessage
+	switch {
+	case s.size < 2:
+		return unix.EINVAL
+	case s.family == unix.AF_UNSPEC && k != kindUnix:
+		return 0
+	case s.size < leastConnect[k], local && s.family != unix.AF_UNIX, k == kindNetlink && s.family != unix.AF_NETLINK:
+		return unix.EINVAL
+	case k == kindStream4 && s.family != unix.AF_INET, k == kindStream6 && s.family != unix.AF_INET6:
+		return unix.EAFNOSUPPORT
+	}
+	return s.errno
+}
+
+// forBind is the same for bind, by __inet_bind, __inet6_bind, unix_bind and netlink_bind.
+func (s sockaddr) forBind(k kind) unix.Errno {
+	switch least := leastConnect[k]; {
+	case k == kindDatagram:
+		return s.errno
+	case k == kindUnix && s.size == 2 && s.family == unix.AF_UNIX:
+		return 0 // the kernel chooses a name
+	case s.size < least:
+		return unix.EINVAL
+	case k == kindStream4 && s.family == unix.AF_UNSPEC && s.inet.Addr().IsUnspecified():
+		return 0
+	case k == kindStream4 && s.family != unix.AF_INET, k == kindStream6 && s.family != unix.AF_INET6:
+		return unix.EAFNOSUPPORT
+	case (k == kindUnix || k == kindMessage) && s.family != unix.AF_UNIX, k == kindNetlink && s.family != unix.AF_NETLINK:
+		return unix.EINVAL
+	}
+	return s.errno
 }
 
 // parseSockaddr reads a socket address as the kernel would: the family in host
@@ -32,6 +81,7 @@ func parseSockaddr(b []byte) (sockaddr, unix.Errno) {
 	s.family = binary.NativeEndian.Uint16(b)
 	switch s.family {
 	case unix.AF_UNSPEC:
+		s, _ = parseInet4(s, b) // bind takes the wildcard so
 		return s, 0
 	case unix.AF_INET:
 		return parseInet4(s, b)
@@ -59,7 +109,7 @@ func parseInet4(s sockaddr, b []byte) (sockaddr, unix.Errno) {
 
 // parseInet6 takes the short form without a scope too (SIN6_LEN_RFC2133, 24 bytes).
 func parseInet6(s sockaddr, b []byte) (sockaddr, unix.Errno) {
-	if len(b) < 24 {
+	if len(b) < sizeofInet6Short {
 		return s, unix.EINVAL
 	}
 	if len(b) >= unix.SizeofSockaddrInet6 {

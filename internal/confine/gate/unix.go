@@ -123,7 +123,10 @@ func (w *worker) reach(s sockaddr) (at int, v verdict) {
 	case err != nil:
 		v = fail(errnoOf(err))
 	case mode&unix.S_IFMT != unix.S_IFSOCK:
-		v = fail(unix.ECONNREFUSED)
+		// Who may not write there learns that first (unix_find_bsd).
+		if v = fail(errnoOr0(unix.Faccessat(at, "", unix.W_OK, unix.AT_EMPTY_PATH))); v.errno == 0 {
+			v = fail(unix.ECONNREFUSED)
+		}
 	case !w.g.unix.allows(id):
 		v = refuse(unix.EACCES, describe(s.path), "the policy does not list this socket under sockets.unix")
 	default:
@@ -154,7 +157,7 @@ func (w *worker) unixBind(tw *twin, s sockaddr) verdict {
 	}
 	dir, base := path.Split(s.path)
 	if base == "" || base == "." || base == ".." {
-		return fail(unix.EADDRINUSE)
+		return w.unixBindTaken(s.path)
 	}
 	if dir == "" {
 		dir = "."
@@ -180,6 +183,16 @@ func (w *worker) unixBind(tw *twin, s sockaddr) verdict {
 	tw.file = true
 	w.g.unix.adopt(fd, base, born)
 	return ok(0)
+}
+
+// unixBindTaken answers a bind to a path that ends in a directory, if there is one.
+func (w *worker) unixBindTaken(p string) verdict {
+	fd, err := w.open(p, unix.O_PATH)
+	if err != nil {
+		return fail(errnoOf(err))
+	}
+	unix.Close(fd)
+	return fail(unix.EADDRINUSE)
 }
 
 // adopt remembers a socket file as the sandbox's own. Between bind and this

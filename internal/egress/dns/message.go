@@ -32,7 +32,9 @@ type query struct {
 // A name that no rule could allow does not exist (NXDOMAIN). Resolvers go on to
 // the next entry of their search list at once and programs get EAI_NONAME;
 // after REFUSED glibc and Go try again and report a temporary failure, and musl
-// waits for its timeout. A type other than A and AAAA exists and is empty.
+// waits for its timeout. A type other than A and AAAA exists and is empty. Whoever
+// asks for a name that does not exist is told of, of whatever bytes it is and whatever type is asked for; a
+// message that asks for no name of class IN is not.
 func (s *Server) ServeMessage(_ context.Context, msg []byte) []byte {
 	q, code, ok := parse(msg)
 	if !ok {
@@ -43,6 +45,9 @@ func (s *Server) ServeMessage(_ context.Context, msg []byte) []byte {
 	}
 	name, ok := hostName(q.question.Name)
 	if !ok {
+		if odd := strings.TrimSuffix(q.question.Name.String(), "."); odd != "" {
+			s.refusals.add(odd, ReasonNoHost)
+		}
 		return q.answer(dnsmessage.RCodeNameError, 0, nil)
 	}
 	if name == "localhost" || strings.HasSuffix(name, ".localhost") {

@@ -20,6 +20,7 @@ type Possible interface {
 const (
 	ReasonNoRule = "no_policy_for_host"
 	ReasonFull   = "dns_table_full"
+	ReasonNoHost = "not_a_host_name"
 )
 
 // Options of a Server. The zero value of every field but Policy is the default.

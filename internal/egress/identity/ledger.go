@@ -181,6 +181,14 @@ func (l *Ledger) waitMoved() <-chan struct{} {
 	return l.moved
 }
 
+// Pending is how many connections are being made, and how many are booked and not
+// looked up yet.
+func (l *Ledger) Pending() (opening, booked int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.opening), l.booked.len()
+}
+
 // Close forgets everything, ends the reading of executables and makes waiting
 // calls return. It does not wait for a read from a file system that hangs.
 func (l *Ledger) Close() error {

@@ -19,6 +19,8 @@ func newLRU[K comparable, V any](limit int, drop func(V)) *lru[K, V] {
 	return &lru[K, V]{limit: limit, drop: drop, order: list.New(), at: map[K]*list.Element{}}
 }
 
+func (l *lru[K, V]) len() int { return len(l.at) }
+
 func (l *lru[K, V]) get(k K) (v V, ok bool) {
 	e, ok := l.at[k]
 	if !ok {
