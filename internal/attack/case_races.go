@@ -24,6 +24,8 @@ func raceCases() []Case {
 		bound,
 		race("unix_symlink_race", "exchange a unix socket for a link to another one while it is being connected", unixSymlinkRace),
 		race("descriptor_race", "put another descriptor in the place of the one that is being connected", descriptorRace),
+		{Name: "names_race", Category: Sockets, twin: "proxy", control: mustKeep, attack: namesRace, raced: true,
+			What: "rewrite where an address goes, and the room for it, while recvfrom, recvmsg, getsockname and getpeername write it: nothing beside changes"},
 		{Name: "signals_kept", Category: Sockets, twin: "proxy", control: mustKeep, attack: signalsKept, limit: 3 * time.Minute,
 			What: "keep every call whole while signals interrupt them: none lost, none doubled"},
 	}

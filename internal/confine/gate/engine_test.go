@@ -1,11 +1,13 @@
 package gate_test
 
 import (
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +133,50 @@ drain(l,t)`, "too many calls of this sandbox are waiting", gate.Limits{Pending: 
 			}
 			if !slices.Contains(b.reasons(), tt.reason) {
 				t.Errorf("denials %q, want one that says %q", b.reasons(), tt.reason)
+			}
+		})
+	}
+}
+
+// Signals that come in the middle of calls lose none and double none, whether the
+// kernel restarts a call or says EINTR, and whether it holds signals back from a call
+// that was received. A call that was interrupted is made again, and is then the first.
+func TestSignalStorm(t *testing.T) {
+	const rounds = 300
+	for _, tt := range []struct {
+		name    string
+		restart bool
+		plain   bool
+	}{{"restart", true, false}, {"EINTR", false, false}, {"restart, plain listener", true, true}, {"EINTR, plain listener", false, true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBox(t)
+			b.plain = tt.plain
+			out, status := b.run(t, "python3", "-c", prelude+fmt.Sprintf(`
+libc=ctypes.CDLL(None,use_errno=True); hit=[0]
+def handler(*a): hit[0]+=1
+signal.alarm(0); signal.signal(signal.SIGALRM,handler); signal.siginterrupt(signal.SIGALRM,%d)
+signal.setitimer(signal.ITIMER_REAL,0.0003,0.0003)
+at=bytes([2,0,1,187,93,184,216,34]+[0]*8)
+def again(f,*a):
+  while True:
+    r=f(*a)
+    if r>=0 or ctypes.get_errno()!=errno.EINTR: return r
+made=0
+while made<%d or hit[0]<100:
+  fd=again(libc.socket,2,1,0); assert fd>2, (fd,ctypes.get_errno())
+  r=again(libc.connect,fd,at,16); assert r==0, ctypes.get_errno()
+  assert again(libc.send,fd,b"x",1,0)==1; os.close(fd); made+=1
+signal.setitimer(signal.ITIMER_REAL,0)
+assert len(os.listdir("/proc/self/fd"))<8, os.listdir("/proc/self/fd")
+print(made)`, map[bool]int{true: 0, false: 1}[tt.restart], rounds))
+			made, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
+			if err != nil || status != 0 {
+				t.Fatalf("status %d\n%s", status, out)
+			}
+			for end := time.Now().Add(20 * time.Second); b.served.Load() != made && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			}
+			if got := b.served.Load(); got != made || len(b.reasons()) > 0 {
+				t.Errorf("%d connections arrived, want %d; denials %q", got, made, b.reasons())
 			}
 		})
 	}

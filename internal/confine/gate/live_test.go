@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,6 +77,8 @@ type box struct {
 	mu     sync.Mutex
 	denied []gate.Denial
 	limits gate.Limits
+	plain  bool         // a listener without SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+	served atomic.Int64 // connections at the proxy that were spoken on
 	now    func() int64
 	gate   *gate.Gate // the last one
 }
@@ -105,7 +108,9 @@ func (b *box) echo(c net.Conn) {
 	defer c.Close()
 	from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 	c.SetDeadline(time.Now().Add(20 * time.Second))
-	io.ReadFull(c, make([]byte, 1)) // the client speaks first, so the booking is there
+	if _, err := io.ReadFull(c, make([]byte, 1)); err == nil { // the client speaks first, so the booking is there
+		b.served.Add(1)
+	}
 	b.ledger.mu.Lock()
 	defer b.ledger.mu.Unlock()
 	fmt.Fprintf(c, "wanted %v\n", b.ledger.wanted[from])
@@ -150,9 +155,13 @@ func (b *box) run(t testing.TB, argv ...string) (out string, status int) {
 	defer r.Close()
 	null, _ := os.Open(os.DevNull)
 	defer null.Close()
+	flags := uint(unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+	if !b.plain {
+		flags |= unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+	}
 	p, err := stage.Start(stage.Spec{
 		Path: path, Args: argv, Env: os.Environ(), Dir: b.dir, Stdio: [3]*os.File{null, w, w}, Ruleset: -1, GuardRuleset: -1, Umask: 0o22,
-		Filter: notifyFilter(), ListenerFlags: unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+		Filter: notifyFilter(), ListenerFlags: flags,
 	})
 	w.Close()
 	if err != nil {
