@@ -3,6 +3,7 @@ package attack
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,17 +45,19 @@ const allWalls = confine.WallFiles | confine.WallPorts | confine.WallScopes | co
 // Run tries every case on this host. The error is about the suite itself: it
 // could not be prepared, or there is no such case.
 func Run(ctx context.Context, o Options) (*Report, error) {
-	cases, err := choose(o.Only)
+	reports, err := RunModes(ctx, o, o.Mode)
 	if err != nil {
 		return nil, err
 	}
-	report := &Report{Mode: o.Mode.String()}
-	if o.Mode == policy.ModeUnset {
-		c := supervisor.Automatic()
-		o.Mode, report.Mode, report.Why = c.Mode, c.Mode.String(), c.Why
-	}
-	if o.Mode == policy.Platform {
-		cases = withoutWall(cases, WallNamespace)
+	return reports[0], nil
+}
+
+// RunModes is Run in one mode after the other, with a report for each. Controls
+// are run once: no mode is theirs.
+func RunModes(ctx context.Context, o Options, modes ...policy.Mode) ([]*Report, error) {
+	cases, err := choose(o.Only)
+	if err != nil {
+		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "sallyport-attack-")
 	if err != nil {
@@ -65,10 +68,19 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.run(ctx, cases, report); err != nil {
+	out, err := s.controls(ctx, cases)
+	if err != nil {
 		return nil, err
 	}
-	return report, nil
+	var reports []*Report
+	for _, m := range modes {
+		r, err := s.inMode(ctx, m, cases, out)
+		if err != nil {
+			return nil, err
+		}
+		reports = append(reports, r)
+	}
+	return reports, nil
 }
 
 // withoutWall takes back that a wall may stop the cases: it is not there.
@@ -121,45 +133,45 @@ type suite struct {
 	n     int
 }
 
-// run runs the controls, then each group in a sandbox of its own.
-func (s *suite) run(ctx context.Context, cases []Case, report *Report) error {
-	var able, controlled []Case
-	lacking := map[string]string{}
-	for _, c := range cases {
-		if why := c.lacking(); why != "" {
-			lacking[c.Name] = why
-			continue
-		}
-		able = append(able, c)
-		if c.control != noControl {
-			controlled = append(controlled, c)
-		}
+// controls runs the cases that have a control, unsandboxed.
+func (s *suite) controls(ctx context.Context, cases []Case) (map[string]side, error) {
+	return s.side(ctx, false, "", slices.DeleteFunc(slices.Clone(cases), func(c Case) bool {
+		return c.control == noControl || c.lacking() != ""
+	}))
+}
+
+// inMode runs each group of cases in a sandbox of its own, in that mode or the
+// one that run would take, and judges them by their controls.
+func (s *suite) inMode(ctx context.Context, m policy.Mode, cases []Case, out map[string]side) (*Report, error) {
+	report := &Report{}
+	if m == policy.ModeUnset {
+		c := supervisor.Automatic()
+		m, report.Why = c.Mode, c.Why
 	}
-	out, err := s.side(ctx, false, "", controlled)
-	if err != nil {
-		return err
+	s.o.Mode, report.Mode = m, m.String()
+	if m == policy.Platform {
+		cases = withoutWall(slices.Clone(cases), WallNamespace)
 	}
+	able := slices.DeleteFunc(slices.Clone(cases), func(c Case) bool { return c.lacking() != "" })
 	in := map[string]side{}
 	for _, group := range groups(able) {
 		got, err := s.side(ctx, true, group, inGroup(able, group))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for name, v := range got {
-			in[name] = v
-		}
+		maps.Copy(in, got)
 		if err := ctx.Err(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for _, c := range cases {
-		r := Result{Case: c.Name, Category: c.Category, What: c.What, Verdict: Skipped, Detail: lacking[c.Name]}
+		r := Result{Case: c.Name, Category: c.Category, What: c.What, Verdict: Skipped, Detail: c.lacking()}
 		if r.Detail == "" {
 			r = judge(c, out[c.Name], in[c.Name])
 		}
 		report.add(r)
 	}
-	return nil
+	return report, nil
 }
 
 func groups(cases []Case) []string {

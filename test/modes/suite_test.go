@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,7 +39,8 @@ const suiteRaces = 300
 
 // TestAttackSuite runs the whole suite in every cell: the verdicts are the same,
 // and nothing escapes. One cell after the other: the floods of the suite use up
-// limits that belong to the agent's user, such as fs.epoll.max_user_watches.
+// limits that belong to the agent's user, such as fs.epoll.max_user_watches. The
+// cells of one user share their controls, which no mode is of.
 func TestAttackSuite(t *testing.T) {
 	testkit.Require(t, testkit.Root())
 	b := newBench(t)
@@ -46,13 +48,23 @@ func TestAttackSuite(t *testing.T) {
 		t.Fatal(err)
 	}
 	reports := make([]*attack.Report, len(cells))
-	t.Run("cells", func(t *testing.T) {
+	for _, by := range []who{root, nobody} {
+		var its []int
 		for i, c := range cells {
-			t.Run(c.mode.String()+"/"+c.by.name, func(t *testing.T) {
-				reports[i] = runSuite(t, b, c.mode, c.by)
+			if c.by == by {
+				its = append(its, i)
+			}
+		}
+		for n, r := range runSuite(t, b, by, its) {
+			reports[its[n]] = r
+			t.Run(r.Mode+"/"+by.name, func(t *testing.T) {
+				if r.Red() || len(r.Results) == 0 || r.Mode != cells[its[n]].mode.String() {
+					r.Table(t.Output())
+					t.Error("red")
+				}
 			})
 		}
-	})
+	}
 	if t.Failed() {
 		return
 	}
@@ -88,10 +100,15 @@ func byCase(reports []*attack.Report) map[string][]attack.Verdict {
 	return out
 }
 
-func runSuite(t *testing.T, b *bench, mode policy.Mode, by who) *attack.Report {
+// runSuite runs the suite as one user, in the mode of each of its cells.
+func runSuite(t *testing.T, b *bench, by who, its []int) (reports []*attack.Report) {
 	t.Helper()
+	var in []string
+	for _, i := range its {
+		in = append(in, cells[i].mode.String())
+	}
 	c := exec.CommandContext(t.Context(), b.exe)
-	c.Env = append(os.Environ(), suiteVar+"="+mode.String(), "TMPDIR="+b.dir)
+	c.Env = append(os.Environ(), suiteVar+"="+strings.Join(in, " "), "TMPDIR="+b.dir)
 	if by.as != nil {
 		c.Env = append(c.Env, suiteAsNobody+"=1")
 	}
@@ -102,23 +119,17 @@ func runSuite(t *testing.T, b *bench, mode policy.Mode, by who) *attack.Report {
 	if err := c.Run(); err != nil {
 		t.Fatalf("%v: %s", err, said.String())
 	}
-	r := &attack.Report{}
-	if err := json.Unmarshal(out.Bytes(), r); err != nil {
-		t.Fatalf("%v: %s", err, out.String())
+	if err := json.Unmarshal(out.Bytes(), &reports); err != nil || len(reports) != len(its) {
+		t.Fatalf("%d reports, want %d: %v: %s", len(reports), len(its), err, out.String())
 	}
-	if r.Red() || len(r.Results) == 0 {
-		var text strings.Builder
-		r.Table(&text)
-		t.Errorf("red:\n%s", text.String())
-	}
-	return r
+	return reports
 }
 
 const suiteAsNobody = "MODES_SUITE_AS_NOBODY"
 
-// beSuite runs the attack suite in a mode and prints its report as JSON. It is
+// beSuite runs the attack suite in some modes and prints its reports as JSON. It is
 // alone in a network namespace, which it furnishes first, while it is root.
-func beSuite(mode string) int {
+func beSuite(words string) int {
 	if os.Getenv(suiteAsNobody) != "" && os.Getuid() == 0 {
 		if err := furnish(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -141,15 +152,13 @@ func beSuite(mode string) int {
 		}
 	}
 	os.Unsetenv(suiteVar)
-	m := policy.Platform
-	for _, x := range modes {
-		if x.String() == mode {
-			m = x
-		}
+	var in []policy.Mode
+	for word := range strings.FieldsSeq(words) {
+		in = append(in, modes[slices.IndexFunc(modes, func(m policy.Mode) bool { return m.String() == word })])
 	}
-	r, err := attack.Run(context.Background(), attack.Options{Mode: m, Races: suiteRaces})
+	reports, err := attack.RunModes(context.Background(), attack.Options{Races: suiteRaces}, in...)
 	if err == nil {
-		err = r.JSON(os.Stdout)
+		err = json.NewEncoder(os.Stdout).Encode(reports)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
