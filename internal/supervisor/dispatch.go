@@ -76,7 +76,7 @@ func (s *sandbox) serve(ctx context.Context, l *net.TCPListener) error {
 			return err
 		}
 		tidy.one()
-		wg.Go(func() { s.survives("a connection", func() { s.dispatch(ctx, c) }, func() { c.Close() }) })
+		wg.Go(func() { s.carry(ctx, c) })
 	}
 }
 
@@ -90,13 +90,23 @@ func isTemporary(err error) bool {
 // survives turns a panic, which is a bug of ours, into the end of one piece of
 // work and a finding: do did not end, over cleans up behind it.
 func (s *sandbox) survives(what string, do, over func()) {
-	defer func() {
-		if p := recover(); p != nil {
-			over()
-			s.emit(event.Finding(event.Found{Kind: "bug", Title: "a bug of sallyport ended " + what, Detail: fmt.Sprintf("panic: %v", p)}))
-		}
-	}()
+	defer s.broke(what, over)
 	do()
+}
+
+// broke is what survives defers.
+func (s *sandbox) broke(what string, over func()) {
+	if p := recover(); p != nil {
+		over()
+		s.emit(event.Finding(event.Found{Kind: "bug", Title: "a bug of sallyport ended " + what, Detail: fmt.Sprintf("panic: %v", p)}))
+	}
+}
+
+// carry is dispatch that survives. Thousands of them wait at once, so their stacks
+// have nothing above them that is not needed.
+func (s *sandbox) carry(ctx context.Context, c *net.TCPConn) {
+	defer s.broke("a connection", func() { c.Close() })
+	s.dispatch(ctx, c)
 }
 
 // dispatch finds out who connected and what was wanted, and hands the

@@ -59,7 +59,7 @@ func (x *session) requestsFrom(from io.Reader, at place, to target, begun bool) 
 		if !begun {
 			switch err := x.another(rd); {
 			case errors.Is(err, os.ErrDeadlineExceeded) && x.limits.KeepAlive > settle:
-				return func() step { return x.quiet(to) }
+				return func() step { return x.quiet(&to) }
 			case err != nil:
 				return nil
 			}
@@ -92,16 +92,21 @@ func (x *session) another(rd *bufio.Reader) error {
 
 // quiet waits for the next request on a connection that has said nothing for a
 // while. It has neither a buffer nor a place meanwhile.
-func (x *session) quiet(to target) step {
+func (x *session) quiet(to *target) step {
 	x.client.SetReadDeadline(time.Now().Add(x.limits.KeepAlive - settle))
 	if !x.readable() {
 		return nil
 	}
-	at := x.placeFor(to)
+	return func() step { return x.heard(to) }
+}
+
+// heard takes a place again for the request that has come.
+func (x *session) heard(to *target) step {
+	at := x.placeFor(*to)
 	if !at.take() {
 		return nil
 	}
-	return x.requestsFrom(x.wire, at, to, true)
+	return x.requestsFrom(x.wire, at, *to, true)
 }
 
 // place is one of a bounded number, held or not.

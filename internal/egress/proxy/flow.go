@@ -74,18 +74,21 @@ func (f *flow) open() (err error) {
 
 // wait waits until pull has bytes, or src has ended and n is 0.
 func (f *flow) wait(pull func(uintptr) bool) error {
-	err := f.from.Read(pull)
-	if err == nil {
-		err = f.err
+	if err := f.from.Read(pull); err != nil {
+		return f.broken(err)
 	}
-	if err != nil {
-		f.release(false)
-		return errors.Join(errRead, err)
+	if f.err != nil {
+		return f.broken(f.err)
 	}
 	if f.n == 0 {
 		f.release(true)
 	}
 	return nil
+}
+
+func (f *flow) broken(err error) error {
+	f.release(false)
+	return errors.Join(errRead, err)
 }
 
 // pull takes bytes from src if there are any, and says whether the wait is over.

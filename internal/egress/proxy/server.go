@@ -169,10 +169,10 @@ type session struct {
 type step func() step
 
 func (s *Server) serve(ctx context.Context, c *net.TCPConn, caller Caller, seen *identity.Process, run func(*session) step) {
-	x := &session{Server: s, ctx: ctx, client: c, wire: c, caller: caller, who: whoIs(seen), live: &live{ctx: ctx, client: c, started: s.now()}}
+	x := s.newSession(ctx, c, caller, seen)
 	defer c.Close()
 	if !s.conns.add(x.live) {
-		x.refuse(intent{}, &denial{code: tooMany, detail: fmt.Sprintf("%d connections are open, which is the limit", s.limits.Connections)}, formHTTP)
+		x.crowded()
 		return
 	}
 	defer s.conns.remove(x.live)
@@ -181,6 +181,14 @@ func (s *Server) serve(ctx context.Context, c *net.TCPConn, caller Caller, seen 
 	for next := run(x); next != nil; {
 		next = next()
 	}
+}
+
+func (s *Server) newSession(ctx context.Context, c *net.TCPConn, caller Caller, seen *identity.Process) *session {
+	return &session{Server: s, ctx: ctx, client: c, wire: c, caller: caller, who: whoIs(seen), live: &live{ctx: ctx, client: c, started: s.now()}}
+}
+
+func (x *session) crowded() {
+	x.refuse(intent{}, &denial{code: tooMany, detail: fmt.Sprintf("%d connections are open, which is the limit", x.limits.Connections)}, formHTTP)
 }
 
 // survive turns a panic, which is a bug of ours, into the end of one connection.

@@ -59,7 +59,11 @@ func (t *tunnel) back() {
 
 func (t *tunnel) forth(early []byte, guard bool) {
 	defer t.survive()
-	t.finish(&t.out, t.outward(early, guard))
+	more, err := t.first(early, guard)
+	if more && err == nil {
+		err = t.out.run()
+	}
+	t.finish(&t.out, err)
 }
 
 func (t *tunnel) where() event.Where {
@@ -88,21 +92,18 @@ func (v verdict) event() event.Verdict {
 	return e
 }
 
-// outward moves what the client sends.
-func (t *tunnel) outward(early []byte, guard bool) error {
+// first passes on what the client has sent already, and with guard what it sends
+// first. more says that its way goes on.
+func (t *tunnel) first(early []byte, guard bool) (more bool, err error) {
 	f := &t.out
 	if err := f.open(); err != nil {
-		return err
+		return false, err
 	}
-	if guard {
-		n, err := t.firstFlight(early)
-		if err != nil || n == 0 {
-			return err
-		}
-	} else if err := f.send(early); err != nil {
-		return err
+	if !guard {
+		return true, f.send(early)
 	}
-	return f.run()
+	n, err := t.firstFlight(early)
+	return n > 0, err
 }
 
 // firstFlight passes the first bytes of the client on once it is known that
