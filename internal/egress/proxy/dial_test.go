@@ -5,11 +5,47 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/internal/testkit"
 )
+
+// TestDial_ports: connections to different servers share local ports. A socket that
+// is bound before it is known where it leads takes a port from all of them, and as
+// many as there are ports, those that ended in the last minute included, are all
+// that can be made: a search for the last free ones took 5 ms.
+func TestDial_ports(t *testing.T) {
+	testkit.Netns(t, func(t *testing.T) {
+		var servers []netip.AddrPort
+		for range 4 {
+			l, err := net.Listen("tcp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			servers = append(servers, netip.MustParseAddrPort(l.Addr().String()))
+		}
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("30000 30001"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		ports := map[uint16]bool{}
+		for _, to := range servers {
+			c, err := tcpDialer{}.Dial(t.Context(), to)
+			if err != nil {
+				t.Fatalf("Dial(%v) with %d connections to others: %v", to, len(ports), err)
+			}
+			defer c.Close()
+			ports[c.LocalAddr().(*net.TCPAddr).AddrPort().Port()] = true
+		}
+		if len(ports) > 2 {
+			t.Errorf("ports %v, want two at most: the test shows nothing", ports)
+		}
+	})
+}
 
 // TestDial: a connection that is made at once, one that is refused, and one that
 // nobody waits for any more, in both families.

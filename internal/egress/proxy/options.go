@@ -119,7 +119,8 @@ type tcpDialer struct{}
 
 // Dial begins to connect before the runtime does. A host that answers at once, as
 // those on this machine do, is connected by then: nothing has to wait for it and to
-// be woken.
+// be woken. The socket has no local address before, not even port 0: bind takes a
+// port from the connections to all servers, connect only from those to the same.
 func (tcpDialer) Dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		if failed := c.Control(func(fd uintptr) { err = unix.Connect(int(fd), sockaddr(to)) }); failed != nil {
