@@ -30,8 +30,8 @@ type netspace struct {
 }
 
 // The threads that wait in the namespace: one forks the guard and stays with it,
-// one answers the agent's calls.
-const threadsInside = 2
+// one answers the agent's calls, and one takes its place if a call holds it up.
+const threadsInside = 3
 
 const userNSHint = "use platform mode, or let users make namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0"
 

@@ -27,7 +27,6 @@ func (g *Gate) employ(ended chan<- error) error {
 		thread = func(f func()) error { go f(); return nil }
 	}
 	w := &worker{g: g, buf: make([]byte, maxSockaddr)}
-	g.current.Store(w)
 	err := thread(func() {
 		if err := w.work(); !w.relieved.Load() {
 			ended <- err
@@ -36,6 +35,7 @@ func (g *Gate) employ(ended chan<- error) error {
 	if err != nil {
 		return fmt.Errorf("gate: %w", err)
 	}
+	g.current.Store(w)
 	return nil
 }
 
@@ -59,12 +59,12 @@ func (g *Gate) relieve(ended chan<- error, over <-chan struct{}) {
 		if looks++; looks < reliefLooks || g.crowded() {
 			continue
 		}
+		if err := g.employ(ended); err != nil {
+			looks = 0 // no thread is left for another one: everybody waits for this call
+			continue
+		}
 		g.held.Add(1)
 		w.relieved.Store(true)
-		if err := g.employ(ended); err != nil {
-			ended <- err
-			return
-		}
 	}
 }
 

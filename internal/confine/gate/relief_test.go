@@ -1,7 +1,9 @@
 package gate_test
 
 import (
+	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"sallyport/internal/confine/gate"
@@ -29,6 +31,28 @@ def free():
   for s,at,got,t in calls:
     answer(at); t.join(); assert got==[(0,0)], got   # AF_UNSPEC
 `
+
+// Where no thread is left for another worker, as in a network namespace that took
+// all, everybody waits for the call that is held up, and nothing ends.
+func TestMemoryThatHangsWithoutRelief(t *testing.T) {
+	testkit.Require(t, testkit.Root())
+	b := newBox(t)
+	var asked atomic.Int32
+	b.thread = func(f func()) error {
+		if asked.Add(1) > 1 {
+			return errors.New("no thread is left")
+		}
+		go f()
+		return nil
+	}
+	// The supervisor looks four times a second, and at the fourth for another worker.
+	out, status := b.run(t, "python3", "-c", hanging+`
+hang(1); t=thread(proxy); time.sleep(2); assert t.is_alive(), "control: nobody was held up"
+free(); t.join(); proxy(20)`)
+	if out != "" || status != 0 || asked.Load() < 2 {
+		t.Errorf("status %d, asked %d times for a thread\n%s", status, asked.Load(), out)
+	}
+}
 
 // A call whose memory does not answer holds up its caller and nobody else; too many
 // of them are refused and told; when memory answers again, all is as before.
