@@ -24,6 +24,34 @@ type recorder struct {
 	seen func() []string
 }
 
+// settled gives what the server has noted so far. A server may note a request
+// after it has answered it, but it notes them in order: one that is sent to it
+// directly shows that the ones before it are noted.
+func (s recorder) settled(w *world) []string {
+	w.t.Helper()
+	const mark = " localhost /mark"
+	got := func() (all []string, marks int) {
+		for _, line := range s.seen() {
+			if strings.HasSuffix(line, mark) {
+				marks++
+				continue
+			}
+			all = append(all, line)
+		}
+		return all, marks
+	}
+	_, before := got()
+	c, err := tls.Dial("tcp", s.at, &tls.Config{RootCAs: trusting(public()), ServerName: "api.example.com"})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "GET /mark HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+	w.eventually("the server notes a request of our own", func() bool { _, marks := got(); return marks > before })
+	all, _ := got()
+	return all
+}
+
 // certificateFiles are those of a name, for programs.
 func certificateFiles(t *testing.T, name string) (cert, key string) {
 	t.Helper()
@@ -219,7 +247,7 @@ func TestServersSeeWhatWasJudged(t *testing.T) {
 						want = append(want, line)
 					}
 				}
-				if got := s.seen(); fmt.Sprint(got) != fmt.Sprint(want) {
+				if got := s.settled(w); fmt.Sprint(got) != fmt.Sprint(want) {
 					t.Errorf("the server saw\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 				}
 			})
@@ -297,7 +325,7 @@ func TestNothingIsSmuggled(t *testing.T) {
 					}
 				}
 			}
-			if got := s.seen(); len(got) == 0 || strings.Count(strings.Join(got, "\n"), "/public/a") != len(got) {
+			if got := s.settled(w); len(got) == 0 || strings.Count(strings.Join(got, "\n"), "/public/a") != len(got) {
 				t.Errorf("the server saw %q, want /public/a and nothing else", got)
 			}
 			// The control: the same bytes sent to the server itself are two requests.
