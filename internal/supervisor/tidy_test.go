@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,17 +10,17 @@ import (
 // TestTidier: memory is given back once after many connections, when no more come.
 func TestTidier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cleaned := 0
-		tidy := tidier{clean: func() { cleaned++ }}
-		after := func(n int, wait time.Duration, want int, when string) {
+		var cleaned atomic.Int64
+		tidy := tidier{clean: func() { cleaned.Add(1) }}
+		after := func(n int, wait time.Duration, want int64, when string) {
 			t.Helper()
 			for range n {
 				tidy.one()
 			}
 			time.Sleep(wait)
 			synctest.Wait()
-			if cleaned != want {
-				t.Errorf("%s: memory was given back %d times, want %d", when, cleaned, want)
+			if got := cleaned.Load(); got != want {
+				t.Errorf("%s: memory was given back %d times, want %d", when, got, want)
 			}
 		}
 		after(tidyWorth-1, time.Hour, 0, "a few")
