@@ -35,7 +35,7 @@ func Compile(arch Arch, rules []Rule, def Action) ([]bpf.RawInstruction, error) 
 	if err != nil {
 		return nil, err
 	}
-	a := &assembler{known: map[key]node{}}
+	a := &assembler{reversed: make([]bpf.RawInstruction, 0, 512), known: make(map[key]node, 512)}
 	tree := a.search(a.ranges(arch, t, def))
 	p := a.program(a.load(offArch,
 		a.branch(opEqual, arch.Audit(),
@@ -58,16 +58,16 @@ func Filter(p []bpf.RawInstruction) []unix.SockFilter {
 
 // table is the rules of each call of one architecture.
 type table struct {
-	byNr map[int][]Rule
+	byNr map[int][]*Rule
 	from int // first number that rest decides; 0: none
 	rest Action
 }
 
 func sortRules(arch Arch, rules []Rule) (table, error) {
-	t := table{byNr: map[int][]Rule{}}
-	for _, r := range rules {
-		if err := t.add(arch, r); err != nil {
-			return t, fmt.Errorf("seccomp: rule %q: %w", r.Name, err)
+	t := table{byNr: make(map[int][]*Rule, 2*len(rules))}
+	for i := range rules {
+		if err := t.add(arch, &rules[i]); err != nil {
+			return t, fmt.Errorf("seccomp: rule %q: %w", rules[i].Name, err)
 		}
 	}
 	for nr := range t.byNr {
@@ -78,7 +78,7 @@ func sortRules(arch Arch, rules []Rule) (table, error) {
 	return t, nil
 }
 
-func (t *table) add(arch Arch, r Rule) error {
+func (t *table) add(arch Arch, r *Rule) error {
 	if err := r.check(); err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (a *assembler) search(s []span) node {
 }
 
 // rules decides one call by its arguments.
-func (a *assembler) rules(rules []Rule, def Action) node {
+func (a *assembler) rules(rules []*Rule, def Action) node {
 	next := a.ret(def)
 	for _, r := range slices.Backward(rules) {
 		do := a.ret(r.Do)
