@@ -156,7 +156,7 @@ func workloads(dir string) []workload {
 	// each user builds with a cache and for an output of their own.
 	git := "git -c safe.directory='*' "
 	build := "u=" + dir + "/of-$(id -u); mkdir -p $u/tmp && cd " + repo + "/prog && " +
-		"HOME=$u GOCACHE=$u/cache GOPATH=$u/go GOTMPDIR=$u/tmp GOFLAGS=-buildvcs=false GOPROXY=off GOTOOLCHAIN=local go build -o $u/prog ."
+		"CGO_ENABLED=0 TMPDIR=$u/tmp HOME=$u GOCACHE=$u/cache GOPATH=$u/go GOFLAGS=-buildvcs=false GOPROXY=off GOTOOLCHAIN=local go build -o $u/prog ."
 	return []workload{
 		start,
 		{"fork", []string{"sh", "-c", "i=0; while [ $i -lt 300 ]; do /bin/true; i=$((i+1)); done"}, "", 10},
