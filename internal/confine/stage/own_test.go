@@ -75,7 +75,7 @@ func TestOwnNamespacesRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer null.Close()
-		if err := unix.Chroot(dir); err != nil {
+		if err := errors.Join(unix.Chdir("/"), unix.Chroot(dir)); err != nil {
 			t.Fatal(err)
 		}
 		_, err = Start(Spec{Own: true, Path: "/nothing", Args: []string{"x"}, Dir: "/", Stdio: [3]*os.File{null, null, null}, Ruleset: -1, GuardRuleset: -1})
@@ -83,6 +83,8 @@ func TestOwnNamespacesRefused(t *testing.T) {
 		if !errors.As(err, &step) || step.Step != StepNamespaces || step.Errno != unix.EPERM {
 			t.Errorf("Start = %v, want %q refused with EPERM", err, StepNamespaces)
 		}
-		unix.Chroot("..") // so that the directory can be removed
+		if err := unix.Chroot("."); err != nil { // so that the directory can be removed
+			t.Error(err)
+		}
 	})
 }
