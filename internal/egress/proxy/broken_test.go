@@ -283,3 +283,28 @@ func TestBrokenStreams(t *testing.T) {
 		})
 	}
 }
+
+// TestHeadDoesNotWaitForTheRest: a part of a chunk that cannot be passed on yet does not
+// keep the head back.
+func TestHeadDoesNotWaitForTheRest(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy))
+	came := make(chan struct{})
+	w.secureRaw("api.example.com:443", func(c net.Conn, br *bufio.Reader) {
+		http.ReadRequest(br)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5")
+		select {
+		case <-came:
+			io.WriteString(c, "\r\nhello\r\n0\r\n\r\n")
+		case <-t.Context().Done():
+		}
+	})
+	c := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+	resp, err := http.ReadResponse(c.say("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n").br, nil)
+	if err != nil {
+		t.Fatalf("the head: %v", err)
+	}
+	close(came)
+	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "hello" {
+		t.Errorf("the body: %q, %v", b, err)
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -181,18 +180,20 @@ func (x *session) sniff(wait time.Duration, early []byte) spoken {
 }
 
 // readable waits until there is something to read, without a buffer. It is
-// false when the deadline has passed.
+// false when the deadline has passed or the client has ended.
 func (x *session) readable() bool {
 	raw, err := x.client.SyscallConn()
 	if err != nil {
 		return false
 	}
+	n := 0
 	err = raw.Read(func(fd uintptr) bool {
 		var b [1]byte
-		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		var err error
+		n, _, err = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		return err != unix.EAGAIN
 	})
-	return !errors.Is(err, os.ErrDeadlineExceeded)
+	return err == nil && n > 0
 }
 
 type classified struct {

@@ -32,14 +32,7 @@ const settle = 100 * time.Millisecond
 // was read from the client already. What it returns is to be done after its
 // buffers are given back.
 func (x *session) plain(early []byte, to target) step {
-	at := x.placeFor(to)
-	if !at.take() {
-		x.refuse(intent{host: to.host, port: to.port, addr: to.addr, tls: to.tls}, &denial{
-			code: unavailable, reason: "too_many_requests", detail: fmt.Sprintf("%d connections carry HTTP, which is the limit", cap(at.of)),
-		}, formHTTP)
-		return nil
-	}
-	return x.requestsFrom(prefixed{bytes.NewReader(early), x.wire}, at, to, !to.tls)
+	return x.requestsFrom(prefixed{bytes.NewReader(early), x.wire}, to, !to.tls)
 }
 
 func (x *session) placeFor(to target) place {
@@ -49,9 +42,16 @@ func (x *session) placeFor(to target) place {
 	return place{of: x.requests}
 }
 
-// requestsFrom serves requests in a place that it gives back. begun says that the
+// requestsFrom serves requests, if there is a place for that. begun says that the
 // first of them has been waited for already.
-func (x *session) requestsFrom(from io.Reader, at place, to target, begun bool) step {
+func (x *session) requestsFrom(from io.Reader, to target, begun bool) step {
+	at := x.placeFor(to)
+	if !at.take() {
+		x.refuse(intent{host: to.host, port: to.port, addr: to.addr, tls: to.tls}, &denial{
+			code: unavailable, reason: "too_many_requests", detail: fmt.Sprintf("%d connections carry HTTP, which is the limit", cap(at.of)),
+		}, formHTTP)
+		return nil
+	}
 	defer at.give()
 	rd := x.newReader(from)
 	defer x.putReader(rd)
@@ -97,16 +97,7 @@ func (x *session) quiet(to *target) step {
 	if !x.readable() {
 		return nil
 	}
-	return func() step { return x.heard(to) }
-}
-
-// heard takes a place again for the request that has come.
-func (x *session) heard(to *target) step {
-	at := x.placeFor(*to)
-	if !at.take() {
-		return nil
-	}
-	return x.requestsFrom(x.wire, at, *to, true)
+	return func() step { return x.requestsFrom(x.wire, *to, true) }
 }
 
 // place is one of a bounded number, held or not.
@@ -253,7 +244,7 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 	}
 	whole := wasSent(sent)
 	keep = whole && r.keep
-	if err := x.relay(r, resp, keep, up.br); err != nil {
+	if err := x.relay(r, resp, keep, up.head); err != nil {
 		x.client.SetLinger(0) // a cut answer must not look whole
 		x.client.Close()      // nor may TLS say that it is
 		keep, up.spent = false, true
@@ -321,13 +312,20 @@ func statusLine(w interface{ WriteString(string) (int, error) }, code int) {
 	w.WriteString("HTTP/1.1 " + strconv.Itoa(code) + " " + http.StatusText(code) + "\r\n")
 }
 
-// relay passes an answer on, each part as soon as it comes. Its head waits for
-// the first part only if that is here already, in ahead.
-func (x *session) relay(r *request, resp *http.Response, keep bool, ahead *bufio.Reader) error {
+// relay passes an answer on, each part as soon as it comes. Its head goes with the
+// first part if that is here already: before more is read from the server, which
+// from is, it goes alone.
+func (x *session) relay(r *request, resp *http.Response, keep bool, from *headLimit) error {
 	defer resp.Body.Close()
 	bw := writers.Get().(*bufio.Writer)
 	bw.Reset(x.wire)
+	if from != nil {
+		from.first = bw
+	}
 	defer func() {
+		if from != nil {
+			from.first = nil
+		}
 		bw.Reset(nil)
 		writers.Put(bw)
 	}()
@@ -345,7 +343,7 @@ func (x *session) relay(r *request, resp *http.Response, keep bool, ahead *bufio
 		bw.WriteString("Connection: close\r\n")
 	}
 	bw.WriteString("\r\n")
-	if bodiless || ahead == nil || ahead.Buffered() == 0 {
+	if bodiless || from == nil {
 		if err := bw.Flush(); err != nil || bodiless {
 			return err
 		}

@@ -213,6 +213,37 @@ func TestInspectedConnectionsAreBounded(t *testing.T) {
 	}
 }
 
+// TestNoPlaceForTheNextRequest: a connection that was quiet has no place, and where
+// there is none any more it is told so.
+func TestNoPlaceForTheNextRequest(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.Inspected = 1 })
+	held, let := make(chan struct{}, 1), make(chan struct{})
+	w.secureWeb(false, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/long" {
+			held <- struct{}{}
+			select {
+			case <-let:
+			case <-r.Context().Done():
+			}
+		}
+	}, "api.example.com:443")
+	get := "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
+	quiet := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+	quiet.say(get).answer("GET")
+	w.eventually("the place to be free", func() bool { return len(w.server.inspections) == 0 })
+	busy := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+	busy.say(strings.Replace(get, "/", "/long", 1))
+	w.eventually("a request on its way", func() bool { return len(held) == 1 })
+	if r, b := quiet.say(get).answer("GET"); r.StatusCode != 503 || !strings.Contains(b, "too_many_requests") {
+		t.Errorf("%s %s, want 503", r.Status, b)
+	}
+	w.event(func(e event.Event) bool { return e.StatusCode == "too_many_requests" })
+	close(let)
+	if r, _ := busy.answer("GET"); r.StatusCode != 200 {
+		t.Errorf("the other one: %s", r.Status)
+	}
+}
+
 // TestStalledHandshake ends.
 func TestStalledHandshake(t *testing.T) {
 	w, _ := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) {

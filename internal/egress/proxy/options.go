@@ -39,7 +39,7 @@ type Options struct {
 type Limits struct {
 	Connections int           // at once; more get 429. Default: what the descriptors allow, at most 16,384
 	Requests    int           // connections that carry plain HTTP, at once; more get 503. One that waits for its next request does not count. Default 1,024
-	Inspected   int           // connections whose TLS is ended here, at once; more are closed. Default 4,096
+	Inspected   int           // connections whose TLS is ended here and that carry HTTP, at once; more get 503, with HTTP/2 a reset. Counted as Requests. Default 4,096
 	Streams     int           // requests on one HTTP/2 connection, at once; more wait. Default 128
 	Pooled      int           // idle connections to servers that are kept; the oldest are closed. Default 256
 	ConnectHead int           // bytes of a CONNECT head; more is 431. Default 8 KiB

@@ -42,8 +42,9 @@ func (u *upstream) abort() {
 
 // headLimit bounds how much is read while a head is awaited.
 type headLimit struct {
-	r    io.Reader
-	left int
+	r     io.Reader
+	left  int
+	first *bufio.Writer // what is to be sent before anything is waited for; nil: nothing
 }
 
 const noLimit = int(^uint(0) >> 1)
@@ -51,6 +52,9 @@ const noLimit = int(^uint(0) >> 1)
 func (h *headLimit) Read(b []byte) (int, error) {
 	if h.left <= 0 {
 		return 0, errHeadTooLarge
+	}
+	if h.first != nil {
+		h.first.Flush() // its error comes again with the next write
 	}
 	n, err := h.r.Read(b[:min(len(b), h.left)])
 	if h.left != noLimit {
@@ -63,7 +67,7 @@ func (h *headLimit) Read(b []byte) (int, error) {
 const upstreamBuffer = 8 << 10
 
 func newUpstream(c *unhurried, wire net.Conn, k poolKey, v *verdict) *upstream {
-	up := &upstream{conn: c.TCPConn, asked: c, wire: wire, head: &headLimit{wire, noLimit}, bw: bufio.NewWriterSize(wire, upstreamBuffer), key: k, verdict: *v}
+	up := &upstream{conn: c.TCPConn, asked: c, wire: wire, head: &headLimit{r: wire, left: noLimit}, bw: bufio.NewWriterSize(wire, upstreamBuffer), key: k, verdict: *v}
 	up.br = bufio.NewReaderSize(up.head, upstreamBuffer)
 	return up
 }
