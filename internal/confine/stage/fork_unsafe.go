@@ -64,6 +64,8 @@ func fork(p *program) (uintptr, syscall.Errno) {
 	if i, e := runSteps(p.guard); e != 0 {
 		fail(p.errPipe, tableGuard, i, e)
 	}
+	self, _, _ := syscall.RawSyscall(unix.SYS_GETPID, 0, 0, 0)
+	*p.guardPID = int64(self) // in the guard's own memory
 	agent := spawn(&p.calls[0], uintptr(len(p.calls)), uintptr(unsafe.Pointer(&p.stack[len(p.stack)-1])), agentErrFD)
 	if agent < 0 {
 		fail(p.errPipe, tableGuard, uint32(len(p.guard)), uint32(-agent))

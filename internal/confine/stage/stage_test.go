@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -171,6 +173,76 @@ func TestAbortLeavesNothing(t *testing.T) {
 	if err := unix.Kill(pid, 0); err != unix.ESRCH {
 		t.Errorf("process %d lives on: %v", pid, err)
 		unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// A guard that is killed before the agent is tied to it leaves no agent: that one
+// looks, and ends.
+func TestAgentNeedsItsGuard(t *testing.T) {
+	gate, open, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gate.Close()
+	defer open.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	// The agent comes to this process, which collects it.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	s := Spec{Path: "/bin/true", Args: []string{"true"}, Dir: "/", Stdio: [3]*os.File{null, null, null}, Ruleset: -1, GuardRuleset: -1}
+	in, err := openInherited(s)
+	defer in.close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := in.raise(int(gate.Fd()), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	prog, err := newProgram(s, in.src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait := Step{Name: "waiting", Nr: unix.SYS_READ, Args: [6]uintptr{uintptr(fd), ptr(prog, new([8]byte)), 1}, Want: 1}
+	prog.agent = slices.Insert(prog.agent, 0, wait)
+	prog.calls = callsOf(prog.agent)
+	prog.guardPID = &prog.calls[1+agentGuard].want
+
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	syscall.ForkLock.Lock()
+	guard, errno := fork(prog)
+	syscall.ForkLock.Unlock()
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	in.closeChildEnds()
+	agent := 0
+	for end := time.Now().Add(20 * time.Second); agent == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", guard, guard))
+		agent, _ = strconv.Atoi(strings.TrimSpace(string(b)))
+	}
+	unix.Kill(int(guard), unix.SIGKILL)
+	wait4(int(guard))
+	if agent == 0 {
+		t.Fatal("the guard has made no agent")
+	}
+	open.Write([]byte{0})
+	raw := make([]byte, 12)
+	n, err := readFull(in.errRead, raw)
+	wait4(agent)
+	if err != nil || n != len(raw) {
+		t.Fatalf("the agent went on without its guard: %d bytes, %v", n, err)
+	}
+	var step *StepError
+	if err := prog.failure(raw); !errors.As(err, &step) || step.Step != "finding the guard alive" {
+		t.Errorf("the agent ended with %v", err)
 	}
 }
 

@@ -47,11 +47,17 @@ const (
 	tableAgent = 2
 )
 
+// agentGuard is the place of a step in the agent's table: a guard that was killed
+// before the agent was tied to it would leave an agent that nobody ends. What the
+// step must return is known to the guard alone.
+const agentGuard = 1
+
 // program is all that the two children read. It is built before fork, lives on
 // the heap and is not touched while they are being made.
 type program struct {
 	guard, agent, release []Step
 	calls                 []call // of agent
+	guardPID              *int64 // in calls; the guard puts its own in
 	stack                 *[8]uint128
 	control, errPipe      uintptr // descriptors in the guard
 	kept                  uintptr // the guard's control socket after release
@@ -142,7 +148,8 @@ func guardTable(p *program, s Spec, src sources) ([]Step, error) {
 			// the domain, must be out of reach.
 			Step{Name: "proving the signal scope", Nr: unix.SYS_KILL, Args: [6]uintptr{self, 0}, Errno: syscall.EPERM})
 	}
-	return t, nil
+	// Here and not by the agent, whose first steps can fail, too.
+	return append(t, dup("error pipe", src.errPipe, agentErrFD, unix.O_CLOEXEC)), nil
 }
 
 // releaseTable is what the guard does once the agent exists: it keeps the
@@ -162,12 +169,12 @@ func agentTable(p *program, s Spec, src sources) ([]Step, error) {
 	}
 	t := []Step{
 		prctl("tying the agent to the guard", unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL)),
+		agentGuard: {Name: "finding the guard alive", Nr: unix.SYS_GETPPID},
 		{Name: "making the agent's session", Nr: unix.SYS_SETSID, Want: Any},
 		dup("standard input", src.stdio[0], 0, 0),
 		dup("standard output", src.stdio[1], 1, 0),
 		dup("standard error", src.stdio[2], 2, 0),
 		dup("control socket", src.control, agentControl, unix.O_CLOEXEC),
-		dup("error pipe", src.errPipe, agentErrFD, unix.O_CLOEXEC),
 	}
 	if src.ruleset >= 0 {
 		t = append(t, dup("Landlock ruleset", src.ruleset, agentRuleset, unix.O_CLOEXEC))
@@ -282,5 +289,6 @@ func newProgram(s Spec, src sources) (*program, error) {
 		return nil, err
 	}
 	p.calls = callsOf(p.agent)
+	p.guardPID = &p.calls[agentGuard].want
 	return p, nil
 }
