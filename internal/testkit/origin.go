@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 )
@@ -86,4 +87,23 @@ func Serve(t testing.TB, l net.Listener, h http.Handler) {
 	done := make(chan struct{})
 	go func() { srv.Serve(l); close(done) }()
 	t.Cleanup(func() { srv.Close(); <-done })
+}
+
+// Accept hands each connection of l to a goroutine of its own, and closes it
+// afterwards. When the test ends it closes l and waits for them.
+func Accept(t testing.TB, l net.Listener, handle func(net.Conn)) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				handle(c)
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); wg.Wait() })
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -82,21 +81,10 @@ func (s *scene) direct(t *testing.T) *directScene {
 	s.names.set("direct.example", allowedAddr)
 	d := &directScene{scene: s, t: t, ended: make(chan struct{}, 16)}
 	l := s.n.Listen(t, net.JoinHostPort(allowedAddr, "7001"))
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				io.Copy(c, c)
-				d.ended <- struct{}{}
-			})
-		}
+	testkit.Accept(t, l, func(c net.Conn) {
+		io.Copy(c, c)
+		d.ended <- struct{}{}
 	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
 	d.file = "direct.yaml"
 	s.policy = s.writePolicy(t, d.file, directPolicy+relay("direct"))
 	public, err := os.MkdirTemp(s.dir, "events-")

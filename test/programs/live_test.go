@@ -163,28 +163,17 @@ func (o *liveOrigin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serveTicks sends bytes without an end to whoever connects.
 func serveTicks(t *testing.T, s *scene, o *liveOrigin) {
 	l := s.n.Listen(t, net.JoinHostPort(allowedAddr, "7001"))
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
+	testkit.Accept(t, l, func(c net.Conn) {
+		for i := 0; ; i++ {
+			if _, err := io.WriteString(c, "tick\n"); err != nil {
 				return
 			}
-			wg.Go(func() {
-				defer c.Close()
-				for i := 0; ; i++ {
-					if _, err := io.WriteString(c, "tick\n"); err != nil {
-						return
-					}
-					if i == 0 {
-						o.begin()
-					}
-					time.Sleep(20 * time.Millisecond)
-				}
-			})
+			if i == 0 {
+				o.begin()
+			}
+			time.Sleep(20 * time.Millisecond)
 		}
 	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
 }
 
 func (o *liveOrigin) begin() {

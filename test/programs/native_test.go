@@ -11,9 +11,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
+
+	"sallyport/internal/testkit"
 )
 
 const nativePolicy = `version: 1
@@ -113,21 +114,10 @@ func TestNative(t *testing.T) {
 // serveEcho says its own address first, and then what it is sent.
 func serveEcho(t *testing.T, s *scene, addr string) {
 	l := s.n.Listen(t, net.JoinHostPort(addr, "7001"))
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				fmt.Fprintln(c, addr)
-				io.Copy(c, c)
-			})
-		}
+	testkit.Accept(t, l, func(c net.Conn) {
+		fmt.Fprintln(c, addr)
+		io.Copy(c, c)
 	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
 }
 
 func (s *nameServer) set(name, addr string) {

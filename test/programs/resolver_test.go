@@ -32,16 +32,8 @@ func serveNames(t *testing.T, n *testkit.Neighbour, addr string, names map[strin
 	l := n.Listen(t, net.JoinHostPort(addr, "53"))
 	var wg sync.WaitGroup
 	wg.Go(func() { s.packets(p) })
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { s.stream(c) })
-		}
-	})
-	t.Cleanup(func() { p.Close(); l.Close(); wg.Wait() })
+	testkit.Accept(t, l, s.stream)
+	t.Cleanup(func() { p.Close(); wg.Wait() })
 	return s
 }
 
@@ -57,7 +49,6 @@ func (s *nameServer) packets(p net.PacketConn) {
 }
 
 func (s *nameServer) stream(c net.Conn) {
-	defer c.Close()
 	for {
 		var n [2]byte
 		if _, err := io.ReadFull(c, n[:]); err != nil {

@@ -21,6 +21,7 @@ import (
 	"sallyport/internal/confine/stage"
 	"sallyport/internal/kernel/notify"
 	"sallyport/internal/kernel/procfs"
+	"sallyport/internal/testkit"
 )
 
 // notifyFilter hands the calls of the gate over and allows everything else: the
@@ -91,22 +92,11 @@ func newBox(t testing.TB) *box {
 		t.Fatal(err)
 	}
 	b.proxy = l.Addr().(*net.TCPAddr).AddrPort()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { b.echo(c) })
-		}
-	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
+	testkit.Accept(t, l, b.echo)
 	return b
 }
 
 func (b *box) echo(c net.Conn) {
-	defer c.Close()
 	from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 	c.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.ReadFull(c, make([]byte, 1)); err == nil { // the client speaks first, so the booking is there
@@ -252,18 +242,7 @@ func TestUnixSockets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				c.Write([]byte("hello from " + name))
-				c.Close()
-			}
-		})
-		t.Cleanup(func() { l.Close(); wg.Wait() })
+		testkit.Accept(t, l, func(c net.Conn) { io.WriteString(c, "hello from "+name) })
 		return p
 	}
 	granted, closed := serve("granted.sock"), serve("docker.sock")

@@ -16,6 +16,7 @@ import (
 
 	"sallyport/internal/egress/inspect"
 	"sallyport/internal/event"
+	"sallyport/internal/testkit"
 )
 
 // minimal ends TLS, parses each request, sends it on over one connection of its
@@ -24,9 +25,7 @@ func minimal(w *world, own *inspect.Authority, host, port string) string {
 	w.t.Helper()
 	l := listen(w.t)
 	up := inspect.NewUpstream(inspect.UpstreamOptions{CA: public().PEM(), NoSystem: true})
-	var wg sync.WaitGroup
 	serve := func(c net.Conn) {
-		defer c.Close()
 		br := bufio.NewReader(c)
 		if _, err := http.ReadRequest(br); err != nil {
 			return
@@ -64,16 +63,7 @@ func minimal(w *world, own *inspect.Authority, host, port string) string {
 			}
 		}
 	}
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { serve(c) })
-		}
-	})
-	w.t.Cleanup(func() { l.Close(); wg.Wait() })
+	testkit.Accept(w.t, l, serve)
 	return l.Addr().String()
 }
 

@@ -22,6 +22,7 @@ import (
 	"sallyport/internal/egress/inspect"
 	"sallyport/internal/event"
 	"sallyport/internal/policy"
+	"sallyport/internal/testkit"
 )
 
 // ends is an Inspector, as the supervisor puts one together.
@@ -88,24 +89,14 @@ func (w *world) secureRaw(host string, handle func(net.Conn, *bufio.Reader), pro
 		w.t.Fatal(err)
 	}
 	l := listen(w.t)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				t := tls.Server(c, cfg)
-				if t.Handshake() == nil {
-					handle(t, bufio.NewReader(t))
-					t.Close()
-				}
-			})
+	testkit.Accept(w.t, l, func(c net.Conn) {
+		t := tls.Server(c, cfg)
+		if t.Handshake() == nil {
+			handle(t, bufio.NewReader(t))
+			t.Close()
 		}
 	})
-	w.t.Cleanup(func() { w.end(); w.server.Close(); l.Close(); wg.Wait() })
+	w.t.Cleanup(func() { w.end(); w.server.Close() })
 	w.place(l.Addr().String(), name, port)
 	return l
 }

@@ -20,6 +20,7 @@ import (
 	"sallyport/internal/event"
 	"sallyport/internal/policy"
 	"sallyport/internal/policy/match"
+	"sallyport/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -168,20 +169,8 @@ func newWorld(t testing.TB, d Decider, change ...func(*Options)) *world {
 func (w *world) origin(handle func(*net.TCPConn), hosts ...string) netip.AddrPort {
 	w.t.Helper()
 	l := listen(w.t)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.AcceptTCP()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				handle(c)
-			})
-		}
-	})
-	w.t.Cleanup(func() { w.end(); w.server.Close(); l.Close(); wg.Wait() })
+	testkit.Accept(w.t, l, func(c net.Conn) { handle(c.(*net.TCPConn)) })
+	w.t.Cleanup(func() { w.end(); w.server.Close() })
 	at := l.Addr().(*net.TCPAddr).AddrPort()
 	w.mu.Lock()
 	defer w.mu.Unlock()
