@@ -57,6 +57,16 @@ type result struct {
 const wallsInC = "walls in C"
 
 func main() {
+	defer func() { // after the servers have ended and the files are gone
+		switch p := recover().(type) {
+		case nil:
+		case failed:
+			fmt.Fprintln(os.Stderr, "bench:", p)
+			os.Exit(1)
+		default:
+			panic(p)
+		}
+	}()
 	if len(os.Args) > 2 && os.Args[1] == "role" {
 		check(roles[os.Args[2]](os.Args[3:]))
 		return
@@ -215,8 +225,7 @@ func (v variant) run(w workload, dir string) time.Duration {
 	c.Dir = dir
 	begin := time.Now()
 	if out, err := c.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "bench: %s, %s: %v\n%s", w.name, v.name, err, out)
-		os.Exit(1)
+		check(fmt.Errorf("%s, %s: %w\n%s", w.name, v.name, err, out))
 	}
 	return time.Since(begin)
 }
@@ -262,14 +271,17 @@ func quantile(v []float64, q float64) float64 {
 
 func run(c *exec.Cmd) {
 	if out, err := c.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "bench: %v: %v\n%s", c.Args, err, out)
-		os.Exit(1)
+		check(fmt.Errorf("%v: %w\n%s", c.Args, err, out))
 	}
 }
 
+// failed is why the run was given up.
+type failed struct{ error }
+
+// check gives up the run. It is for the goroutine of main, which takes down on its
+// way out what was begun.
 func check(err error) {
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+		panic(failed{err})
 	}
 }
