@@ -182,6 +182,33 @@ print(made)`, map[bool]int{true: 0, false: 1}[tt.restart], rounds))
 	}
 }
 
+// slowServer is a stand-in's other end whose answer comes when the agent says so.
+type slowServer int
+
+func (s slowServer) Send([]byte) {
+	unix.Write(int(s), []byte("?"))
+	unix.Read(int(s), make([]byte, 8)) // or the agent's end is closed
+}
+
+// A query whose answer takes its time holds up nobody, not even who asks about the
+// same socket meanwhile.
+func TestSlowQueryHoldsUpNobody(t *testing.T) {
+	b := newBox(t)
+	b.dgram = func(fd int, closed func()) gate.Datagrams {
+		t.Cleanup(func() { unix.Close(fd) })
+		return slowServer(fd)
+	}
+	out, status := b.run(t, "python3", "-c", prelude+`
+got=[]; u=socket.socket(2,2); q=thread(u.sendto,b"q",("192.0.2.53",53)); assert u.recv(8)==b"?"
+t=thread(lambda: got.append(u.getpeername())); t.join(10)
+assert got==[("192.0.2.53",53)], got
+proxy(20); assert q.is_alive(), "control: the query did not wait"
+u.send(b"go"); q.join()`)
+	if out != "" || status != 0 {
+		t.Errorf("status %d\n%s", status, out)
+	}
+}
+
 // A panic in a handler refuses that one call and is told; the sandbox lives.
 func TestPanic(t *testing.T) {
 	b := newBox(t)

@@ -81,6 +81,7 @@ type box struct {
 	plain  bool         // a listener without SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 	served atomic.Int64 // connections at the proxy that were spoken on
 	thread func(func()) error
+	dgram  func(fd int, closed func()) gate.Datagrams
 	now    func() int64
 	gate   *gate.Gate // the last one
 }
@@ -161,7 +162,7 @@ func (b *box) run(t testing.TB, argv ...string) (out string, status int) {
 	l := notify.New(p.Listener)
 	l.SetSyncWakeUp()
 	g := gate.New(l, gate.Options{
-		Route: b.route, Ledger: b.ledger, Unix: gate.Grants(b.unix, []string{b.dir}), Writable: []string{b.dir}, Limits: b.limits, Thread: b.thread,
+		Route: b.route, Ledger: b.ledger, Unix: gate.Grants(b.unix, []string{b.dir}), Writable: []string{b.dir}, Limits: b.limits, Thread: b.thread, Datagram: b.dgram,
 		Loopback: [2]netip.Addr{ownLoopback, netip.MustParseAddr("127.77.1.3")}, Published: func(p uint16) bool { return false },
 		BindPort: func(p uint16) bool { return p == 0 || p >= 32768 },
 		Denied:   func(d gate.Denial) { b.mu.Lock(); b.denied = append(b.denied, d); b.mu.Unlock() },

@@ -46,8 +46,12 @@ func (w *worker) recvmsg() verdict {
 // source writes the address of the name server that was asked last into the
 // caller's own memory. Whatever fails here leaves the call as it was.
 func (w *worker) source(addr uint64, room uint32) {
-	if tw := w.standInAt(); tw != nil && addr != 0 && int64(room) >= int64(len(tw.server())) {
-		w.write(piece{addr, tw.server()})
+	tw := w.standInAt()
+	if tw == nil || addr == 0 {
+		return
+	}
+	if sa := tw.server(); int64(room) >= int64(len(sa)) {
+		w.write(piece{addr, sa})
 	}
 }
 
@@ -60,10 +64,13 @@ func (w *worker) standInAt() *twin {
 	return tw
 }
 
+// server is the name server that was asked last, or nothing. It does not wait for
+// mu, which a query holds for as long as its answer takes.
 func (tw *twin) server() []byte {
-	tw.mu.Lock()
-	defer tw.mu.Unlock()
-	return tw.asked
+	if sa := tw.asked.Load(); sa != nil {
+		return *sa
+	}
+	return nil
 }
 
 // getsockname answers for a stand-in as for a UDP socket.
@@ -96,10 +103,11 @@ func (w *worker) getpeername() verdict {
 	if tw == nil || tw.kind != kindDatagram {
 		return pass
 	}
-	if len(tw.server()) == 0 {
+	sa := tw.server()
+	if len(sa) == 0 {
 		return fail(unix.ENOTCONN)
 	}
-	return w.name(tw.server())
+	return w.name(sa)
 }
 
 // name returns a socket address as getsockname(2) does: cut to the room that
@@ -142,13 +150,14 @@ func (w *worker) write(pieces ...piece) unix.Errno {
 }
 
 // asks remembers the name server that a stand-in was told to reach, as the
-// kernel would give it back. The caller holds mu.
+// kernel would give it back.
 func (tw *twin) asks(s sockaddr, raw []byte) {
 	size := unix.SizeofSockaddrInet4
 	if s.family == unix.AF_INET6 {
 		size = unix.SizeofSockaddrInet6
 	}
-	tw.asked = slices.Clone(raw[:min(size, len(raw))])
+	sa := slices.Clone(raw[:min(size, len(raw))])
+	tw.asked.Store(&sa)
 }
 
 // number gives a free descriptor number for a stand-in. A process that has come

@@ -33,9 +33,9 @@ type twin struct {
 	file     bool           // a pathname unix socket is bound
 	peer     netip.AddrPort // what the agent asked for, if it is to be told so
 	dgram    Datagrams
-	messages *messages // of a kindMessage
-	asked    []byte    // of a stand-in: the name server that was asked last, a sockaddr
-	done     bool      // connected or listening: fd is closed
+	messages *messages              // of a kindMessage
+	asked    atomic.Pointer[[]byte] // of a stand-in: the name server that was asked last, a sockaddr
+	done     bool                   // connected or listening: fd is closed
 	inode    atomic.Uint64
 	given    atomic.Bool // the agent has its end; before that no sweep may drop it
 }
