@@ -178,7 +178,7 @@ func TestCanaryUnprivileged(t *testing.T) {
 func canary(t *testing.T, as *syscall.Credential) {
 	inScene(t, func(t *testing.T, s *scene) {
 		for _, p := range []string{"curl", "python3"} {
-			testkit.Require(t, testkit.Requirement{Name: p, Check: func() error { _, err := exec.LookPath(p); return err }})
+			testkit.Require(t, testkit.Program(p))
 		}
 		secrets := s.keepSecrets(t)
 		s.serveAll(t)

@@ -92,7 +92,7 @@ func (d *desktop) put(t *testing.T, secret string) {
 func TestKeyring(t *testing.T) {
 	inScene(t, func(t *testing.T, s *scene) {
 		for _, p := range []string{"curl", "dbus-daemon", "gnome-keyring-daemon", "secret-tool"} {
-			testkit.Require(t, testkit.Requirement{Name: p, Check: func() error { _, err := exec.LookPath(p); return err }})
+			testkit.Require(t, testkit.Program(p))
 		}
 		s.serve(t, "api.example", "203.0.113.10", true, bound)
 		d := newDesktop(t, s)

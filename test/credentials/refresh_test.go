@@ -35,7 +35,7 @@ const refreshAgent = `while read n; do curl -sS -o /dev/null -w '%{http_code}' -
 // TestRefresh changes a secret while the agent runs, and takes it away.
 func TestRefresh(t *testing.T) {
 	inScene(t, func(t *testing.T, s *scene) {
-		testkit.Require(t, testkit.Requirement{Name: "curl", Check: func() error { _, err := exec.LookPath("curl"); return err }})
+		testkit.Require(t, testkit.Program("curl"))
 		s.serve(t, "api.example", "203.0.113.10", true, bound)
 		s.serve(t, "model.example", "203.0.113.15", true, model)
 		fatal(t, os.Mkdir(s.file("secrets"), 0o755))

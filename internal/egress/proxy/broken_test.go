@@ -308,3 +308,37 @@ func TestHeadDoesNotWaitForTheRest(t *testing.T) {
 		t.Errorf("the body: %q, %v", b, err)
 	}
 }
+
+// TestOneStreamIsBroken: a server that resets one request has not ended the others
+// on its connection, and neither does the proxy when it tries again.
+func TestOneStreamIsBroken(t *testing.T) {
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy))
+	let := make(chan struct{})
+	w.secureWeb(true, func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/cut" {
+			panic(http.ErrAbortHandler)
+		}
+		io.WriteString(rw, "begun")
+		rw.(http.Flusher).Flush()
+		select {
+		case <-let:
+		case <-r.Context().Done():
+		}
+		io.WriteString(rw, ", ended")
+	}, "api.example.com:443")
+	client := w.client(own, true)
+	resp, err := client.Get("https://api.example.com/long")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if cut, err := client.Get("https://api.example.com/cut"); err != nil || cut.StatusCode != 502 {
+		t.Errorf("the one: %v, %v, want 502", cut, err)
+	} else {
+		cut.Body.Close()
+	}
+	close(let)
+	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "begun, ended" {
+		t.Errorf("the other: %q, %v", b, err)
+	}
+}

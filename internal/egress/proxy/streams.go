@@ -316,8 +316,11 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 	}
 	resp, err := m.cc.RoundTrip(r.outgoing(x, v, w))
 	if err != nil && r.repeatable() && r.Context().Err() == nil && !timedOut(err) && !tooManyInterim(err) && !largeHead(err) {
-		// The connection may have been closed while the request was on its way.
-		m.Close()
+		// The connection may have been closed while the request was on its way. One
+		// that carries others is kept for them, unless it is known to have ended.
+		if m.cc.InFlight() == 0 {
+			m.Close()
+		}
 		if m, no = x.multiplexedFor(r, v); no != nil {
 			return nil, no
 		}
