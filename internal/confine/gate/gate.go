@@ -130,12 +130,15 @@ type Gate struct {
 	calls   atomic.Uint64
 	panics  atomic.Uint64
 	workers sync.WaitGroup
+
+	closing chan struct{} // closed by Close
+	once    sync.Once
 }
 
 // New makes a gate. It takes ownership of l.
 func New(l *notify.Listener, o Options) *Gate {
 	o.Limits = o.Limits.withDefaults()
-	g := &Gate{o: o, l: l, slots: make(chan struct{}, o.Limits.Pending), rate: rate{most: o.Limits.Connects, now: o.Now}}
+	g := &Gate{o: o, l: l, slots: make(chan struct{}, o.Limits.Pending), rate: rate{most: o.Limits.Connects, now: o.Now}, closing: make(chan struct{})}
 	g.table.init(o.Limits.Twins)
 	g.sweeper = sweeper{table: &g.table, members: o.Members, quit: make(chan struct{})}
 	g.unix = unixPolicy{granted: o.Unix, writable: o.Writable, own: map[fileID]struct{}{}}
@@ -153,7 +156,7 @@ func (g *Gate) Run() error {
 		return err
 	}
 	go g.relieve(ended, over)
-	err := <-ended
+	err := g.end(ended)
 	close(g.sweeper.quit)
 	g.await()
 	g.table.close()
@@ -162,7 +165,10 @@ func (g *Gate) Run() error {
 
 // Close ends Run. Calls that are waiting, and all later ones, get ENOSYS from
 // the kernel once the listener is closed.
-func (g *Gate) Close() error { return g.l.Close() }
+func (g *Gate) Close() error {
+	g.once.Do(func() { close(g.closing) })
+	return g.l.Close()
+}
 
 // Calls is the number of calls answered, Panics the number of handlers that
 // ended in a panic; their calls were refused.

@@ -81,6 +81,7 @@ type box struct {
 	plain  bool         // a listener without SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 	served atomic.Int64 // connections at the proxy that were spoken on
 	thread func(func()) error
+	closes bool // Close, as the supervisor does, when the sandbox is empty
 	dgram  func(fd int, closed func()) gate.Datagrams
 	now    func() int64
 	gate   *gate.Gate // the last one
@@ -176,6 +177,9 @@ func (b *box) run(t testing.TB, argv ...string) (out string, status int) {
 	st, err := p.Wait()
 	if err != nil {
 		t.Error(err)
+	}
+	if b.closes {
+		g.Close()
 	}
 	if err := <-done; err != nil {
 		t.Error("gate:", err)

@@ -81,6 +81,22 @@ func (w *worker) back() bool {
 	return true
 }
 
+// end waits for the worker that takes calls. Behind Close it has nothing left to do,
+// so one that is held up is not waited for.
+func (g *Gate) end(ended <-chan error) error {
+	select {
+	case err := <-ended:
+		return err
+	case <-g.closing:
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(endWithin):
+		return nil
+	}
+}
+
 // await waits for the calls that were handed to goroutines, unless they are held up.
 func (g *Gate) await() {
 	done := make(chan struct{})

@@ -2,11 +2,15 @@ package gate_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/internal/confine/gate"
 	"sallyport/internal/testkit"
@@ -54,6 +58,58 @@ assert t.is_alive(), "control: nobody was held up"
 free(); t.join(); proxy(20)`)
 	if out != "" || status != 0 {
 		t.Errorf("status %d, asked %d times for a thread\n%s", status, asked.Load(), out)
+	}
+}
+
+// The end of a sandbox does not wait for memory that outlives it, where no other
+// worker could take the place of the one that does.
+func TestEndDoesNotWaitForMemory(t *testing.T) {
+	testkit.Require(t, testkit.Root())
+	b := newBox(t)
+	first := true
+	b.closes, b.thread = true, func(f func()) error {
+		if !first {
+			return errors.New("no thread is left")
+		}
+		first = false
+		go f()
+		return nil
+	}
+	taken := make(chan int, 1)
+	go func() { // the test keeps the memory from ending with its process
+		var pid, fd int
+		for pid == 0 && t.Context().Err() == nil {
+			time.Sleep(time.Millisecond)
+			where, _ := os.ReadFile(filepath.Join(b.dir, "where"))
+			fmt.Sscan(string(where), &pid, &fd)
+		}
+		process, _ := unix.PidfdOpen(pid, 0)
+		defer unix.Close(process)
+		held, err := unix.PidfdGetfd(process, fd, 0)
+		if err != nil {
+			held = -1
+		}
+		taken <- held
+		os.WriteFile(filepath.Join(b.dir, "taken"), nil, 0o644)
+	}()
+	var late atomic.Bool
+	held := -1
+	answers := time.AfterFunc(30*time.Second, func() {
+		late.Store(true)
+		held = <-taken
+		unix.Close(held)
+	})
+	out, status := b.run(t, "python3", "-c", hanging+`
+hang(1); open("new","w").write("%d %d"%(os.getpid(),uffd)); os.rename("new","where")
+while not os.path.exists("taken"): time.sleep(0.01)
+t=thread(proxy); t.join(0.5); assert t.is_alive(), "control: nobody was held up"
+os._exit(0)`)
+	if answers.Stop() {
+		held = <-taken
+		unix.Close(held)
+	}
+	if out != "" || status != 0 || held < 0 || late.Load() {
+		t.Errorf("status %d, memory held %d, waited for it %v\n%s", status, held, late.Load(), out)
 	}
 }
 
