@@ -177,8 +177,12 @@ func (x *session) exchange(r *request, v *verdict, rd *bufio.Reader) (keep bool,
 		ctx, cancel = context.WithCancel(x.ctx)
 	}
 	defer cancel()
-	asked := x.asking(v, r.about, func() { cancel(); x.live.hangUp() })
+	asked, no := x.noted(r, v, func() { cancel(); x.live.hangUp() })
 	defer x.live.answered(asked)
+	if no != nil {
+		x.refuse(r.intent, no, formHTTP)
+		return false, nil
+	}
 	if way != nil {
 		r.Request = r.Request.WithContext(ctx)
 		return x.exchangeLocally(r, v, way), nil

@@ -206,6 +206,16 @@ func (x *session) asking(v *verdict, r policy.Request, end func()) *asking {
 	return a
 }
 
+// noted is asking for a request that was judged. CloseDisallowed sees it from here
+// on; a policy that took force between the two judges it now.
+func (x *session) noted(r *request, v *verdict, end func()) (a *asking, no *denial) {
+	a = x.asking(v, r.about, end)
+	if x.decider.Load() != v.by {
+		*v, no = x.judge(r)
+	}
+	return a, no
+}
+
 func (x *session) emit(e event.Event) {
 	if x.events != nil {
 		x.events(e)

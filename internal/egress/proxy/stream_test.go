@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sallyport/internal/event"
+	"sallyport/internal/policy"
 )
 
 const fullPolicy = `      - {host: api.example.com, port: 443, protocol: rest, access: full, enforcement: enforce}`
@@ -337,6 +338,59 @@ func (w *world) kept(n int) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return p.n == n
+	})
+}
+
+// replaced is a policy in whose place another one comes while it judges a request
+// with a path.
+type replaced struct {
+	Decider
+	path string
+	by   func()
+}
+
+func (p replaced) DecideRequest(ctx context.Context, q Query, req policy.Request) (Decision, error) {
+	if req.Path == p.path {
+		defer p.by()
+	}
+	return p.Decider.DecideRequest(ctx, q, req)
+}
+
+// TestJudgedByTheLastPolicy: a request that was allowed by a policy which has been
+// replaced before anybody could see the request is judged by the new one, although
+// a connection that was made under the old one is still in use.
+func TestJudgedByTheLastPolicy(t *testing.T) {
+	versions(t, func(t *testing.T, h2 bool) {
+		var w *world
+		strict := policyOf(t, strings.Replace(readOnlyPolicy, "access: read-only", `rules: [{allow: {method: GET, path: /long}}]`, 1))
+		w, own := inspecting(t, replaced{policyOf(t, readOnlyPolicy), "/now", func() { w.server.SetDecider(strict) }})
+		let := make(chan struct{})
+		var got seen
+		w.secureWeb(h2, func(rw http.ResponseWriter, r *http.Request) {
+			got.add("%s", r.URL.Path)
+			rw.(http.Flusher).Flush()
+			if r.URL.Path == "/long" {
+				select {
+				case <-let:
+				case <-r.Context().Done():
+				}
+			}
+		}, "api.example.com:443")
+		client := w.client(own, h2)
+		long, err := client.Get("https://api.example.com/long")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer long.Body.Close()
+		resp, err := client.Get("https://api.example.com/now")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if all := got.all(); resp.StatusCode != 403 || len(all) != 1 {
+			t.Errorf("%s, and the server was asked for %v; want 403", resp.Status, all)
+		}
+		close(let)
 	})
 }
 

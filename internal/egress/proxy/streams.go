@@ -148,15 +148,17 @@ func (x *session) stream(w http.ResponseWriter, req *http.Request) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	defer cancel(nil)
 	r.Request = req.WithContext(ctx)
-	asked := x.asking(&v, r.about, func() {
+	asked, no := x.noted(r, &v, func() {
 		cancel(errRevoked)
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(lingerTime)) // for a client that does not read
 	})
 	defer x.live.answered(asked)
 	var resp *http.Response
-	if way := x.local[v.host]; way != nil {
+	switch way := x.local[v.host]; {
+	case no != nil:
+	case way != nil:
 		resp, no = x.answerLocally(r, &v, way)
-	} else {
+	default:
 		resp, no = x.streamUp(w, r, &v)
 	}
 	if no != nil && r.revoked() {
