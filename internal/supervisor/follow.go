@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,8 +48,8 @@ func (s *sandbox) followPolicy(ctx context.Context) {
 	if path == "" {
 		return
 	}
-	if why := s.notToFollow(path); why != "" {
-		s.note("%s is not followed: %s", path, why)
+	if err := s.notToFollow(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // it may be being exchanged
+		s.note("%s is not followed: %v", path, err)
 		return
 	}
 	tick := time.NewTicker(lookEvery)
@@ -74,28 +75,29 @@ func (s *sandbox) followPolicy(ctx context.Context) {
 			continue
 		}
 		seen = now
-		if !bytes.Equal(next, document) {
+		if !bytes.Equal(next, document) && s.follow(path, next) {
 			document = next
-			s.follow(path, next)
 		}
 	}
 }
 
-// follow puts what the file holds now in force and tells a person.
-func (s *sandbox) follow(path string, document []byte) {
-	if why := s.notToFollow(path); why != "" {
-		s.note("%s has changed and is not followed: %s", path, why)
-		return
+// follow puts what the file holds now in force and tells a person. It is false if
+// the file may not be followed now.
+func (s *sandbox) follow(path string, document []byte) bool {
+	if err := s.notToFollow(path); err != nil {
+		s.note("%s has changed and is not followed: %v", path, err)
+		return false
 	}
 	change, err := s.replacePolicy(s.policy.Source, document)
 	if err != nil {
 		s.note("%s", changeFailed(change, err))
-		return
+		return true
 	}
 	for _, w := range change.Warnings {
 		s.note("warning: %s", w)
 	}
 	s.note("%s: generation %d is in force%s", path, change.Generation, change.closedText())
+	return true
 }
 
 func (c Change) closedText() string {
@@ -128,18 +130,15 @@ func readDocument(path string) ([]byte, error) {
 
 // notToFollow says why a change of the file must not take force by itself: the
 // agent could have made it.
-func (s *sandbox) notToFollow(path string) string {
+func (s *sandbox) notToFollow(path string) error {
 	where, err := changeable(path, s.writable)
-	switch {
-	case err != nil:
-		return err.Error()
-	case where != "":
-		return "the agent can write in " + where + "; sallyport policy set puts a policy in force"
+	if err == nil && where != "" {
+		err = errors.New("the agent can write in " + where + "; sallyport policy set puts a policy in force")
 	}
-	if _, err := readDocument(path); err != nil {
-		return err.Error()
+	if err == nil {
+		_, err = readDocument(path)
 	}
-	return ""
+	return err
 }
 
 // changeable finds a directory below one of dirs that decides which file a path
