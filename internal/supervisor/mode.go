@@ -66,7 +66,7 @@ func Automatic() Choice {
 
 // impatience is the patience of a start that has another mode to fall back to:
 // every start on a host whose firewall drops pays it.
-const impatience = time.Second
+const impatience = 2 * time.Second
 
 // strictest makes the agent's network if this host can hold namespace mode, and
 // says why not if it cannot. User namespaces are not among the choices (ADR 31).
