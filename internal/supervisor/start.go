@@ -191,10 +191,11 @@ func (s *sandbox) newGate(ctx context.Context) *gate.Gate {
 	o := gate.Options{
 		Route: s.route, Ledger: s.ledger, Unix: s.unix, Writable: s.writable,
 		BindPort: s.mayBind, Loopback: s.ownLoopback, Published: s.published, Denied: s.gateDenied, Listen: s.listening,
-		Thread:  s.space.thread(),
-		Members: s.members,
-		Now:     func() int64 { return time.Now().UnixNano() },
-		Limits:  gate.Limits{Twins: twins()},
+		Thread:        s.space.thread(),
+		Members:       s.members,
+		Now:           func() int64 { return time.Now().UnixNano() },
+		Limits:        gate.Limits{Twins: twins()},
+		Interruptible: !s.plan.WaitKillable,
 	}
 	if s.capture {
 		o.Datagram = func(fd int, closed func()) gate.Datagrams {

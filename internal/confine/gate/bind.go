@@ -135,7 +135,7 @@ func (w *worker) listen() verdict {
 // relisten answers a second listen on a server, which only changes the length
 // of its queue.
 func (w *worker) relisten(inode uint64) verdict {
-	if _, known := w.g.table.replay(inode); known {
+	if _, known := w.g.table.replay(inode, w.call()); known {
 		return ok(0)
 	}
 	return refuse(unix.EACCES, "listen", "the sandbox did not get this socket from the gate")

@@ -20,7 +20,7 @@ func (w *worker) connect() verdict {
 	}
 	defer tw.mu.Unlock()
 	if tw.done {
-		return fail(unix.EISCONN)
+		return w.finished(inode, unix.EISCONN)
 	}
 	if errno := s.forConnect(tw.kind); errno != 0 {
 		return fail(errno)
@@ -50,14 +50,18 @@ func (w *worker) connect() verdict {
 }
 
 // finished answers for a socket without a twin: one that the gate connected
-// before, or a stranger.
+// before, or a stranger. The call may be one that a signal interrupted, made again
+// while the answer to it is on its way: whether that one is heard is known first.
 func (w *worker) finished(inode uint64, known unix.Errno) verdict {
-	o, is := w.g.table.replay(inode)
+	w.g.answers.Lock()
+	defer w.g.answers.Unlock()
+	o, is := w.g.table.replay(inode, w.call())
 	switch {
 	case !is:
 		return refuse(unix.EACCES, "", "the sandbox did not get this socket from the gate")
 	case !o.heard:
-		return verdict{errno: o.errno}
+		w.tellOutcome("connect", inode, o.errno)
+		return answered
 	}
 	return fail(known)
 }
@@ -86,7 +90,7 @@ func (w *worker) streamJudged(tw *twin, inode uint64, s sockaddr, judge func(fun
 	defer tw.mu.Unlock()
 	switch {
 	case tw.done:
-		return fail(unix.EISCONN)
+		return w.finished(inode, unix.EISCONN)
 	case tw.under.IsValid():
 		return w.joinConnect(tw, inode, s)
 	}
@@ -197,7 +201,7 @@ func (w *worker) made(tw *twin, inode uint64) (verdict, bool) {
 	defer tw.mu.Unlock()
 	switch {
 	case tw.done:
-		return fail(unix.EISCONN), true
+		return w.finished(inode, unix.EISCONN), true
 	case !tw.under.IsValid():
 		return fail(unix.ECONNABORTED), true // another caller has had the error
 	case !writable(tw.fd):
@@ -245,12 +249,25 @@ func (w *worker) joinConnect(tw *twin, inode uint64, s sockaddr) verdict {
 
 // finish lets go of the twin, while closing it is no more than dropping a
 // reference, and then answers.
-func (w *worker) finish(call string, inode uint64, tw *twin, errno unix.Errno) {
+func (w *worker) finish(name string, inode uint64, tw *twin, errno unix.Errno) {
+	w.g.answers.RLock()
+	defer w.g.answers.RUnlock()
 	w.g.table.finish(inode, tw)
-	if !w.reply(call, verdict{errno: errno}) {
-		w.g.table.unheard(inode, errno)
+	w.tellOutcome(name, inode, errno)
+}
+
+// tellOutcome answers for a finished socket, and remembers an answer that the caller
+// may not have heard.
+func (w *worker) tellOutcome(name string, inode uint64, errno unix.Errno) {
+	switch taken := w.reply(name, verdict{errno: errno}); {
+	case !taken:
+		w.g.table.unheard(inode, errno, call{})
+	case w.g.o.Interruptible:
+		w.g.table.unheard(inode, errno, w.call())
 	}
 }
+
+func (w *worker) call() call { return call{w.n.TID, w.n.IP, [3]uint64(w.n.Args[:3])} }
 
 // connectTo begins to connect the twin, or sees how far that is: EINPROGRESS says
 // that it takes its time. blocking is whether the agent wants to wait for it. A v6 socket reaches the loopback address of the

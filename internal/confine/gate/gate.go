@@ -91,6 +91,12 @@ type Options struct {
 	Listen    func(a netip.AddrPort, inode uint64) // told of servers inside the sandbox; may be nil
 	Limits    Limits
 
+	// Interruptible says that the filter lacks SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV. A
+	// signal then takes a caller out of its call, and the kernel can lose an answer
+	// that it has taken: seccomp_do_user_notification looks at the signal first. The
+	// same call, made again, gets the same answer once.
+	Interruptible bool
+
 	// Thread runs a func on an operating system thread that nothing else uses and
 	// that ends with it. Calls are answered there, so the sockets that the agent
 	// gets belong to its network namespace. nil: a thread of this package's own.
@@ -125,6 +131,7 @@ type Gate struct {
 	slots   chan struct{} // bounds the calls that wait for somebody else
 	rate    rate
 	mem     procfs.Memory
+	answers sync.RWMutex           // held, to read, while a socket is finished and it is not known whether its answer is heard
 	current atomic.Pointer[worker] // takes calls
 	held    atomic.Int32           // workers that were relieved and are not back
 	calls   atomic.Uint64

@@ -163,7 +163,7 @@ func (b *box) run(t testing.TB, argv ...string) (out string, status int) {
 	l := notify.New(p.Listener)
 	l.SetSyncWakeUp()
 	g := gate.New(l, gate.Options{
-		Route: b.route, Ledger: b.ledger, Unix: gate.Grants(b.unix, []string{b.dir}), Writable: []string{b.dir}, Limits: b.limits, Thread: b.thread, Datagram: b.dgram,
+		Route: b.route, Ledger: b.ledger, Unix: gate.Grants(b.unix, []string{b.dir}), Writable: []string{b.dir}, Limits: b.limits, Interruptible: b.plain, Thread: b.thread, Datagram: b.dgram,
 		Loopback: [2]netip.Addr{ownLoopback, netip.MustParseAddr("127.77.1.3")}, Published: func(p uint16) bool { return false },
 		BindPort: func(p uint16) bool { return p == 0 || p >= 32768 },
 		Denied:   func(d gate.Denial) { b.mu.Lock(); b.denied = append(b.denied, d); b.mu.Unlock() },

@@ -68,6 +68,7 @@ type table struct {
 type outcome struct {
 	errno unix.Errno
 	heard bool
+	by    call           // who alone may not have heard it; nobody: whoever calls next
 	peer  netip.AddrPort // what the agent asked for, where that is not what it got
 	six   bool           // by an IPv6 socket
 }
@@ -126,24 +127,34 @@ func (tw *twin) release() {
 	tw.done = true
 }
 
+// call is what stays the same when the kernel restarts a call.
+type call struct {
+	tid  int
+	ip   uint64
+	args [3]uint64
+}
+
 // unheard keeps an answer that the caller was not there to take, because a
-// signal interrupted its call: the call comes again.
-func (t *table) unheard(inode uint64, errno unix.Errno) {
+// signal interrupted its call: the call comes again. by, if it is somebody, says that
+// the kernel took the answer and may have lost it.
+func (t *table) unheard(inode uint64, errno unix.Errno, by call) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if o, known := t.connected[inode]; known {
-		o.errno, o.heard = errno, false
+		o.errno, o.heard, o.by = errno, false, by
 		t.connected[inode] = o
 	}
 }
 
 // replay gives the answer of a finished socket: once the one that was lost,
 // after that whether it is known at all.
-func (t *table) replay(inode uint64) (o outcome, known bool) {
+func (t *table) replay(inode uint64, to call) (o outcome, known bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o, known = t.connected[inode]
-	if known && !o.heard {
+	if o.by != (call{}) && o.by != to {
+		o.heard = true // by this caller, who asks something of its own
+	} else if known && !o.heard {
 		heard := o
 		heard.heard = true
 		t.connected[inode] = heard

@@ -94,7 +94,7 @@ func (w *worker) unixTry(tw *twin, inode uint64, to unix.Sockaddr) (v verdict, e
 	tw.mu.Lock()
 	defer tw.mu.Unlock()
 	if tw.done {
-		return fail(unix.EISCONN), true
+		return w.finished(inode, unix.EISCONN), true
 	}
 	errno, blocking := unblocked(tw.fd, func() unix.Errno { return errnoOr0(unix.Connect(tw.fd, to)) })
 	switch {
