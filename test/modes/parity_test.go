@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"sallyport/internal/confine"
 	"sallyport/internal/policy"
@@ -292,6 +293,21 @@ func published(t *testing.T, b *bench, o *outside, mode policy.Mode, by who) {
 	}
 }
 
+// onlyLoopback waits until the kernel has taken down the pair of a sandbox that has
+// ended, which it does behind everybody's back.
+func onlyLoopback(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		all, err := net.Interfaces()
+		if err == nil && len(all) == 1 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("interfaces %v, %v; want lo alone", all, err)
+		}
+	}
+}
+
 // TestNetworkNamespace looks at where the agent is.
 func TestNetworkNamespace(t *testing.T) {
 	testkit.Netns(t, func(t *testing.T) {
@@ -307,6 +323,7 @@ func TestNetworkNamespace(t *testing.T) {
 			policy.UserNS:    `^net:\[\d+\] lo\n`, // sockets are the host's; its only interface here is lo
 		}
 		each(t, func(t *testing.T, mode policy.Mode, by who) {
+			onlyLoopback(t)
 			out, status := b.try(t, by, sandbox{Mode: mode, Policy: o.policy(b), Command: []string{b.exe, "probe", "network"}})
 			at := regexp.MustCompile(`(?m)` + want[mode])
 			if status != 0 || !at.MatchString(out) {
