@@ -116,8 +116,8 @@ def udp(host,port,payload=b"x"):
   s=socket.socket(2,2); return err(s.sendto,payload,(host,port))
 def query(name,typ=1,cls=1,head=b"\x12\x34\x01\0\0\1\0\0\0\0\0\0"):
   return head+b"".join(bytes([len(l)])+l for l in name.encode().split(b"."))+b"\0"+struct.pack(">HH",typ,cls)
-def ask(q,port=53):
-  s=socket.socket(2,2); s.settimeout(0.2); s.sendto(q,("192.0.2.53",port))
+def ask(q,port=53,wait=20):
+  s=socket.socket(2,2); s.settimeout(wait); s.sendto(q,("192.0.2.53",port))
   try: return s.recv(600)[3]&15
   except TimeoutError: return "silence"
 def stream(b):
@@ -138,7 +138,7 @@ say("an odd name",ask(query("odd name.denied-o.example")))
 say("another class",ask(query("version.bind",16,3)))
 for name,q in {"nothing":b"","a header that is cut":b"\x12\x34","a response":query("a.example",head=b"\x12\x34\x81\0\0\1\0\0\0\0\0\0"),"no question":b"\x12\x34\x01\0"+bytes(8),
     "a question that is cut":query("a.example")[:-3],"two questions":query("a.example",head=b"\x12\x34\x01\0\0\2\0\0\0\0\0\0"),"an update":query("a.example",head=b"\x12\x34\x28\0\0\1\0\0\0\0\0\0"),
-    "a pointer to itself":b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\xc0\x0c\0\1\0\1","noise":bytes(range(256))*8}.items(): say("DNS: "+name,ask(q) if q else 0)
+    "a pointer to itself":b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\xc0\x0c\0\1\0\1","noise":bytes(range(256))*8}.items(): say("DNS: "+name,ask(q,wait=0.3 if name in ("a header that is cut","a response") else 20) if q else 0)
 say("DNS by TCP: too long",stream(b"\xff\xff"+bytes(100)))
 say("DNS by TCP: cut",stream(b"\0\x40abc"))
 say("DNS by TCP: nothing",stream(b""))

@@ -45,6 +45,7 @@ func TestParseSockaddr(t *testing.T) {
 func FuzzParseSockaddr(f *testing.F) {
 	f.Add([]byte{2, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Add([]byte("\x01\x00/tmp/x"))
+	f.Add([]byte("\x01\x00\x00name"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, errno := parseSockaddr(b)
 		if errno != 0 {
@@ -56,7 +57,7 @@ func FuzzParseSockaddr(f *testing.F) {
 		if s.inet.Addr().Zone() != "" {
 			t.Errorf("%x: %v has a zone", b, s.inet)
 		}
-		if s.family == unix.AF_UNIX && (s.path == "") != s.abstract {
+		if s.family == unix.AF_UNIX && s.path == "" && !s.abstract {
 			t.Errorf("%x: path %q, abstract %v", b, s.path, s.abstract)
 		}
 	})
