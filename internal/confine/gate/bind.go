@@ -128,7 +128,7 @@ func (w *worker) listen() verdict {
 			w.g.o.Listen(local, inode)
 		}
 	}
-	w.finish("listen", inode, tw, 0)
+	w.finish(inode, tw, 0)
 	return answered
 }
 

@@ -60,7 +60,7 @@ func (w *worker) finished(inode uint64, known unix.Errno) verdict {
 	case !is:
 		return refuse(unix.EACCES, "", "the sandbox did not get this socket from the gate")
 	case !o.heard:
-		w.tellOutcome("connect", inode, o.errno)
+		w.tellOutcome(inode, o.errno)
 		return answered
 	}
 	return fail(known)
@@ -139,7 +139,7 @@ func (w *worker) streamTo(tw *twin, inode uint64, s sockaddr, r Route) verdict {
 		return w.awaitConnect(tw, inode)
 	}
 	tw.made(0)
-	w.finish("connect", inode, tw, errno)
+	w.finish(inode, tw, errno)
 	return answered
 }
 
@@ -212,7 +212,7 @@ func (w *worker) made(tw *twin, inode uint64) (verdict, bool) {
 		return verdict{}, false
 	case 0:
 		tw.made(0)
-		w.finish("connect", inode, tw, 0)
+		w.finish(inode, tw, 0)
 		return answered, true
 	default:
 		tw.made(errno)
@@ -249,17 +249,17 @@ func (w *worker) joinConnect(tw *twin, inode uint64, s sockaddr) verdict {
 
 // finish lets go of the twin, while closing it is no more than dropping a
 // reference, and then answers.
-func (w *worker) finish(name string, inode uint64, tw *twin, errno unix.Errno) {
+func (w *worker) finish(inode uint64, tw *twin, errno unix.Errno) {
 	w.g.answers.RLock()
 	defer w.g.answers.RUnlock()
 	w.g.table.finish(inode, tw)
-	w.tellOutcome(name, inode, errno)
+	w.tellOutcome(inode, errno)
 }
 
 // tellOutcome answers for a finished socket, and remembers an answer that the caller
 // may not have heard.
-func (w *worker) tellOutcome(name string, inode uint64, errno unix.Errno) {
-	switch taken := w.reply(name, verdict{errno: errno}); {
+func (w *worker) tellOutcome(inode uint64, errno unix.Errno) {
+	switch taken := w.g.l.Respond(w.n.ID, 0, errno) == nil; {
 	case !taken:
 		w.g.table.unheard(inode, errno, call{})
 	case w.g.o.Interruptible:

@@ -279,19 +279,20 @@ func (w *worker) guarded(h handler) (v verdict) {
 	return h.do(w)
 }
 
-// reply tells of a refusal and sends the verdict. It reports whether the caller
-// took it: one that died or was interrupted did not.
-func (w *worker) reply(call string, v verdict) bool {
+// reply tells of a refusal and sends the verdict. A caller that died or was
+// interrupted does not take it.
+func (w *worker) reply(call string, v verdict) {
 	if v.done {
-		return true
+		return
 	}
 	if v.pass {
-		return w.g.l.Continue(w.n.ID) == nil
+		_ = w.g.l.Continue(w.n.ID)
+		return
 	}
 	if v.reason != "" && w.g.o.Denied != nil {
 		w.tell(Denial{Call: call, TID: w.n.TID, Target: v.target, Addr: v.addr, Errno: v.errno, Reason: v.reason})
 	}
-	return w.g.l.Respond(w.n.ID, v.val, v.errno) == nil
+	_ = w.g.l.Respond(w.n.ID, v.val, v.errno)
 }
 
 // tell survives a panic of who is told: the call is refused all the same.

@@ -103,7 +103,7 @@ func (w *worker) unixTry(tw *twin, inode uint64, to unix.Sockaddr) (v verdict, e
 	case errno != 0:
 		return fail(errno), true
 	}
-	w.finish("connect", inode, tw, 0)
+	w.finish(inode, tw, 0)
 	return answered, true
 }
 
