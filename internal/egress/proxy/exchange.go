@@ -33,24 +33,22 @@ func (x *session) plain(early []byte, to target) step {
 	return x.requestsFrom(prefixed{bytes.NewReader(early), x.wire}, to, !to.tls)
 }
 
-func (x *session) placeFor(to target) place {
-	if to.tls {
-		return place{of: x.inspections}
-	}
-	return place{of: x.requests}
-}
-
 // requestsFrom serves requests, if there is a place for that. begun says that the
 // first of them has been waited for already.
 func (x *session) requestsFrom(from io.Reader, to target, begun bool) step {
-	at := x.placeFor(to)
-	if !at.take() {
+	places := x.requests
+	if to.tls {
+		places = x.inspections
+	}
+	select {
+	case places <- struct{}{}:
+		defer func() { <-places }()
+	default:
 		x.refuse(intent{host: to.host, port: to.port, addr: to.addr, tls: to.tls}, &denial{
-			code: unavailable, reason: "too_many_requests", detail: fmt.Sprintf("%d connections carry HTTP, which is the limit", cap(at.of)),
+			code: unavailable, reason: "too_many_requests", detail: fmt.Sprintf("%d connections carry HTTP, which is the limit", cap(places)),
 		}, formHTTP)
 		return nil
 	}
-	defer at.give()
 	rd := x.newReader(from)
 	defer x.putReader(rd)
 	for ; ; begun = false {
@@ -96,28 +94,6 @@ func (x *session) quiet(to *target) step {
 		return nil
 	}
 	return func() step { return x.requestsFrom(x.wire, *to, true) }
-}
-
-// place is one of a bounded number, held or not.
-type place struct {
-	of   chan struct{}
-	held bool
-}
-
-func (p *place) take() bool {
-	select {
-	case p.of <- struct{}{}:
-		p.held = true
-	default:
-	}
-	return p.held
-}
-
-func (p *place) give() {
-	if p.held {
-		<-p.of
-		p.held = false
-	}
 }
 
 // one serves the request whose head is b.
