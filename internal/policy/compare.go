@@ -54,6 +54,7 @@ type grant struct {
 	e           *Endpoint
 	port        uint16
 	m           *Match // nil: everything that the endpoint could be asked
+	transport   bool   // not m: the stream of an MCP session and its end, which need no rule
 	line        int
 }
 
@@ -80,6 +81,10 @@ func grantsOf(p *Policy) (out []grant) {
 		for i := range e.Rules {
 			g := g
 			g.m, g.line = &e.Rules[i].Allow, e.Rules[i].Line
+			out = append(out, g)
+		}
+		if e.Protocol == MCP {
+			g.transport = true
 			out = append(out, g)
 		}
 	})
@@ -110,7 +115,7 @@ func each(p *Policy, f func(grant)) {
 			e := &np.Endpoints[j]
 			for _, b := range np.Binaries {
 				for _, port := range e.Ports {
-					f(grant{np.Key, b.Path, e, port, nil, e.Line})
+					f(grant{key: np.Key, binary: b.Path, e: e, port: port, line: e.Line})
 				}
 			}
 		}
@@ -166,6 +171,8 @@ func (h grant) covers(g grant) bool {
 		return g.e.Protocol == h.e.Protocol || h.e.Protocol == Raw && g.e.Protocol != TCP
 	case g.e.Protocol != h.e.Protocol, !sameReading(g.e.L7, h.e.L7):
 		return false
+	case h.transport || g.transport:
+		return g.transport // an endpoint of MCP that covers has it too
 	case h.m == nil:
 		return true
 	}
@@ -185,7 +192,8 @@ func (m limit) covers(l limit) bool {
 
 // effective says whether a grant of a policy holds for all of g, whatever else is
 // in the policy: an inspected endpoint decides in the place of one that is not
-// read, and one with a more specific path in the place of another. Where both
+// read, for every path of its host, and one with a more specific path in the
+// place of another where the two meet. Where both
 // policies have the same grant, these are compared as limits.
 func effective(p *Policy, h, g grant) bool {
 	if h.e.Path == g.e.Path && h.e.Protocol == g.e.Protocol {
@@ -194,8 +202,8 @@ func effective(p *Policy, h, g grant) bool {
 	ok := true
 	each(p, func(o grant) {
 		reads := o.e.Protocol != Raw && o.e.Protocol != TCP
-		before := h.e.Protocol == Raw || h.e.Protocol == TCP || match.ComparePaths(o.e.Path, h.e.Path) < 0
-		if reads && before && o.meets(g) {
+		unread := h.e.Protocol == Raw || h.e.Protocol == TCP
+		if reads && o.meetsHost(g) && (unread || match.ComparePaths(o.e.Path, h.e.Path) < 0 && o.meets(g)) {
 			ok = false
 		}
 	})
@@ -203,8 +211,11 @@ func effective(p *Policy, h, g grant) bool {
 }
 
 // meets says whether two grants could be about the same request.
-func (g grant) meets(o grant) bool {
-	return o.port == g.port && (o.e.Host == "" || g.e.Host == "" || match.HostsOverlap(o.e.Host, g.e.Host)) && match.PathsOverlap(o.e.Path, g.e.Path)
+func (g grant) meets(o grant) bool { return g.meetsHost(o) && match.PathsOverlap(o.e.Path, g.e.Path) }
+
+// meetsHost says whether two grants could be about the same connection.
+func (g grant) meetsHost(o grant) bool {
+	return o.port == g.port && (o.e.Host == "" || g.e.Host == "" || match.HostsOverlap(o.e.Host, g.e.Host))
 }
 
 // matchCovers says whether every request that g matches is matched by h.
@@ -284,6 +295,8 @@ func (g grant) asked() string {
 		return "everything, unread"
 	case g.e.Protocol == TCP:
 		return "everything, unread, by tcp"
+	case g.transport:
+		return kind + " sessions: GET to listen, DELETE to end"
 	case g.m == nil && g.e.Audit:
 		return "everything by " + kind + ", audited"
 	case g.m == nil:

@@ -1,6 +1,7 @@
 package rego
 
 import (
+	"flag"
 	"slices"
 	"testing"
 
@@ -9,12 +10,54 @@ import (
 	"sallyport/internal/policy"
 )
 
+// The properties of this package are tried with the same inputs in every run; -rapid.seed=0 -rapid.checks=N explores.
+func init() { _ = flag.Set("rapid.seed", "1") }
+
+// TestCompare_endpointMore: what an endpoint more makes possible, though a grant of the first policy seems to take it in.
+func TestCompare_endpointMore(t *testing.T) {
+	const first, second = "version: 1\nnetwork_policies:\n  a:\n    binaries: [{path: /usr/bin/curl}]\n    endpoints:\n", "      - {host: a.example, port: 443, "
+	for _, tt := range []struct{ name, had, more, wider string }{
+		{
+			"the stream of an MCP endpoint that allows no call", "protocol: rest, access: full, path: /a}\n", "protocol: mcp, path: /b, rules: [{allow: {method: ping}}]}\n",
+			"/usr/bin/curl at a.example:443/b: mcp sessions: GET to listen, DELETE to end",
+		},
+		{
+			"a path of a host that was read elsewhere", "protocol: rest, access: full, path: /a}\n" + second + "}\n", "protocol: rest, access: full, path: /b}\n",
+			"/usr/bin/curl at a.example:443/b: everything by rest",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a, _, err := policy.Parse("a", []byte(first+second+tt.had))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, _, err := policy.Parse("b", []byte(first+second+tt.had+second+tt.more))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var wider []string
+			for _, d := range policy.Compare(a, b) {
+				if d.Wider {
+					wider = append(wider, d.What)
+				}
+			}
+			if !slices.Contains(wider, tt.wider) {
+				t.Errorf("wider: %q, want %q among it", wider, tt.wider)
+			}
+		})
+	}
+}
+
 // TestCompare_namesWhatIsWider: a request that only the second of two policies allows is never passed over.
 func TestCompare_namesWhatIsWider(t *testing.T) {
 	widened, quiet := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
 		a := genReadPolicy(rt)
 		b := mutated(rt, a)
+		empty := slices.ContainsFunc(b.Network, func(np policy.NetworkPolicy) bool { return len(np.Endpoints) == 0 })
+		if !empty && maybe(rt, "another change") {
+			b = mutated(rt, b)
+		}
 		was, now := unhurried(t, a), unhurried(t, b)
 		diff := policy.Compare(a, b)
 		wider := slices.ContainsFunc(diff, func(d policy.Difference) bool { return d.Wider })
