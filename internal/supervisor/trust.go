@@ -25,13 +25,13 @@ type ends struct {
 	*inspect.Upstream
 }
 
-// Server is inspect.Authority's.
-func (e ends) Server(host string, h2 bool) (*tls.Config, error) {
+// ServerOnHost is inspect.Authority's.
+func (e ends) ServerOnHost(hello *tls.ClientHelloInfo, host string, h2 bool) (*tls.Config, error) {
 	a, err := e.authority()
 	if err != nil {
 		return nil, err
 	}
-	return a.Server(host, h2)
+	return a.ServerOnHost(hello, host, h2)
 }
 
 // trust is how programs inside come to accept the session's authority: files in

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -43,8 +44,8 @@ type Authority struct {
 // leafName is what a leaf is filed under. The protocols are part of it, so that
 // everything that TLS keeps for one name is shared.
 type leafName struct {
-	host string
-	h2   bool
+	host       string
+	h2, hybrid bool
 }
 
 type leaf struct {
@@ -94,13 +95,27 @@ func NewAuthority() (*Authority, error) {
 // PEM is the certificate that the agent is to trust. It is not to be changed.
 func (a *Authority) PEM() []byte { return a.pem }
 
+// classic are the key exchanges for a client on this host that knows one of them:
+// nobody records what it sends for a quantum computer to read, and a hybrid
+// exchange is a good part of a handshake's cost.
+var classic = []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521}
+
 // Server is the configuration of a TLS server that stands in for host, a
 // canonical name or address. With h2 it prefers HTTP/2. The configuration is
 // shared and not to be changed.
 func (a *Authority) Server(host string, h2 bool) (*tls.Config, error) {
+	return a.server(leafName{host, h2, true})
+}
+
+// ServerOnHost is Server for a client on this host, which said hello.
+func (a *Authority) ServerOnHost(hello *tls.ClientHelloInfo, host string, h2 bool) (*tls.Config, error) {
+	known := slices.ContainsFunc(hello.SupportedCurves, func(c tls.CurveID) bool { return slices.Contains(classic, c) })
+	return a.server(leafName{host, h2, !known})
+}
+
+func (a *Authority) server(name leafName) (*tls.Config, error) {
 	now := time.Now()
 	a.mu.Lock()
-	name := leafName{host, h2}
 	l := a.leaves[name]
 	if l == nil || now.After(l.until) {
 		if len(a.leaves) >= maxLeaves {
@@ -110,25 +125,28 @@ func (a *Authority) Server(host string, h2 bool) (*tls.Config, error) {
 		a.leaves[name] = l
 	}
 	a.mu.Unlock()
-	l.once.Do(func() { l.config, l.err = a.issue(host, h2) })
+	l.once.Do(func() { l.config, l.err = a.issue(name) })
 	return l.config, l.err
 }
 
 // issue makes the certificate of one name.
-func (a *Authority) issue(host string, h2 bool) (*tls.Config, error) {
-	der, err := a.sign(host)
+func (a *Authority) issue(n leafName) (*tls.Config, error) {
+	der, err := a.sign(n.host)
 	if err != nil {
 		return nil, err
 	}
-	protocols := []string{"http/1.1"}
-	if h2 {
-		protocols = []string{"h2", "http/1.1"}
-	}
-	return &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: a.leafKey}},
+	c := &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: a.leafKey}}, // who trusts the authority has its certificate
 		MinVersion:   tls.VersionTLS12,
-		NextProtos:   protocols,
-	}, nil
+		NextProtos:   []string{"http/1.1"},
+	}
+	if n.h2 {
+		c.NextProtos = []string{"h2", "http/1.1"}
+	}
+	if !n.hybrid {
+		c.CurvePreferences = classic
+	}
+	return c, nil
 }
 
 func (a *Authority) sign(host string) ([]byte, error) {

@@ -27,7 +27,19 @@ func authority(t testing.TB) *Authority {
 // handshake connects a client and a server and gives what the client came to.
 func handshake(t testing.TB, client, server *tls.Config) (tls.ConnectionState, error) {
 	t.Helper()
-	a, b := net.Pipe()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -37,7 +49,7 @@ func handshake(t testing.TB, client, server *tls.Config) (tls.ConnectionState, e
 	}()
 	c := tls.Client(a, client)
 	c.SetDeadline(time.Now().Add(20 * time.Second))
-	err := c.Handshake()
+	err = c.Handshake()
 	state := c.ConnectionState()
 	a.Close()
 	<-done
@@ -62,6 +74,34 @@ func TestLeaf(t *testing.T) {
 		again, _ := a.Server(host, false)
 		if again != cfg {
 			t.Errorf("%s: the leaf is not kept", host)
+		}
+	}
+}
+
+// TestServerOnHost: a client on this host spends nothing on a hybrid key exchange, and one that knows no other has it.
+func TestServerOnHost(t *testing.T) {
+	a := authority(t)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(a.PEM())
+	front := &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) { return a.ServerOnHost(h, "api.example.com", false) }}
+	other, err := a.Server("api.example.com", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		why    string
+		knows  []tls.CurveID
+		server *tls.Config
+		want   tls.CurveID
+	}{
+		{"all", nil, front, tls.X25519},
+		{"all, of a server elsewhere", nil, other, tls.X25519MLKEM768},
+		{"only hybrid ones", []tls.CurveID{tls.X25519MLKEM768}, front, tls.X25519MLKEM768},
+		{"only one of the old", []tls.CurveID{tls.CurveP521}, front, tls.CurveP521},
+	} {
+		state, err := handshake(t, &tls.Config{RootCAs: roots, ServerName: "api.example.com", CurvePreferences: c.knows}, c.server)
+		if err != nil || state.CurveID != c.want {
+			t.Errorf("a client that knows %s: %v, %v, want %v", c.why, state.CurveID, err, c.want)
 		}
 	}
 }
@@ -142,7 +182,7 @@ func TestClientCertificateGoesToItsHostOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	up := NewUpstream(UpstreamOptions{CA: world.PEM(), NoSystem: true, Certs: map[string]tls.Certificate{"mtls.example": cert.Certificates[0]}})
-	for host, want := range map[string]int{"mtls.example": 2, "other.example": 0} {
+	for host, want := range map[string]int{"mtls.example": 1, "other.example": 0} {
 		server, err := world.Server(host, false)
 		if err != nil {
 			t.Fatal(err)
@@ -203,7 +243,7 @@ func TestKeystore(t *testing.T) {
 func BenchmarkLeaf(b *testing.B) {
 	a := authority(b)
 	for b.Loop() {
-		if _, err := a.issue("api.example.com", true); err != nil {
+		if _, err := a.issue(leafName{host: "api.example.com", h2: true}); err != nil {
 			b.Fatal(err)
 		}
 	}

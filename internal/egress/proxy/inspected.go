@@ -98,13 +98,13 @@ func frontFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		if err != nil {
 			return nil, err
 		}
-		return x.inspector.Server(other, false) // so that the refusal can be read
+		return x.inspector.ServerOnHost(hello, other, false) // so that the refusal can be read
 	}
 	h2 := false
 	if slices.Contains(hello.SupportedProtos, "h2") {
 		h2, c.to.no = x.speaksH2(c.v)
 	}
-	return x.inspector.Server(host, h2)
+	return x.inspector.ServerOnHost(hello, host, h2)
 }
 
 // speaksH2 tells whether the server of a verdict speaks HTTP/2. If that is not

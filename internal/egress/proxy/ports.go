@@ -86,9 +86,10 @@ type Caller interface {
 // rules can be kept only by reading are refused over TLS. It must be safe for
 // concurrent use.
 type Inspector interface {
-	// Server makes this proxy pass for host, which is canonical. The
+	// ServerOnHost makes this proxy pass for host, which is canonical, before the
+	// client that said hello. The
 	// configuration is not to be changed.
-	Server(host string, h2 bool) (*tls.Config, error)
+	ServerOnHost(hello *tls.ClientHelloInfo, host string, h2 bool) (*tls.Config, error)
 	// Client accepts host only. With h2, HTTP/2 is offered before HTTP/1.1.
 	Client(host string, h2 bool) (*tls.Config, error)
 }
