@@ -10,6 +10,8 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/textproto"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -81,8 +83,10 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 		m.cc.Release()
 		return nil, no
 	}
-	resp, err := m.cc.RoundTrip(r.outgoing(x, v, w))
-	if err != nil && r.repeatable() && r.Context().Err() == nil && !timedOut(err) && !tooManyInterim(err) && !largeHead(err) {
+	before := &prelude{w: w}
+	defer before.end()
+	resp, err := m.cc.RoundTrip(r.outgoing(x, v, before))
+	if err != nil && r.repeatable() && r.Context().Err() == nil && !timedOut(err) && before.n.Load() == 0 {
 		// The connection may have been closed while the request was on its way. One
 		// that carries others is kept for them, unless it is known to have ended.
 		if m.cc.InFlight() == 0 {
@@ -91,7 +95,10 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 		if m, no = x.multiplexedFor(r, v); no != nil {
 			return nil, no
 		}
-		resp, err = m.cc.RoundTrip(r.outgoing(x, v, w))
+		resp, err = m.cc.RoundTrip(r.outgoing(x, v, before))
+	}
+	if err != nil && before.n.Load() > maxInterim {
+		err = errInterim // net/http has wrapped it in words of its own
 	}
 	if err != nil {
 		if no := unsent(v, err); no != nil {
@@ -116,8 +123,39 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 	return resp, nil
 }
 
+// prelude is the answers before the answer to one request. A goroutine of net/http
+// brings them, and it may be late: w is not to be touched by it once streamUp has
+// returned.
+type prelude struct {
+	w    http.ResponseWriter
+	n    atomic.Int32
+	mu   sync.Mutex
+	over bool
+}
+
+func (i *prelude) end() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.over = true
+}
+
+// pass passes one on.
+func (i *prelude) pass(code int, h http.Header) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.over {
+		return
+	}
+	to := i.w.Header()
+	for k, v := range h {
+		to[k] = v
+	}
+	i.w.WriteHeader(code)
+	clear(to)
+}
+
 // outgoing is the request as it goes to a server: only what was judged.
-func (r *request) outgoing(x *session, v *verdict, w http.ResponseWriter) *http.Request {
+func (r *request) outgoing(x *session, v *verdict, before *prelude) *http.Request {
 	if r.URL.Scheme == "" {
 		r.URL = r.asURL()
 	}
@@ -140,10 +178,9 @@ func (r *request) outgoing(x *session, v *verdict, w http.ResponseWriter) *http.
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = []string{""} // none, instead of net/http's own
 	}
-	interim := 0
 	return out.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
 		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-			if interim++; interim > maxInterim {
+			if before.n.Add(1) > maxInterim {
 				return errInterim
 			}
 			if code == http.StatusContinue {
@@ -152,7 +189,8 @@ func (r *request) outgoing(x *session, v *verdict, w http.ResponseWriter) *http.
 			if no := x.scrub(&http.Response{StatusCode: code, Header: http.Header(h), Body: http.NoBody}, v); no != nil {
 				return errors.New(no.detail)
 			}
-			return interimStream(w, code, http.Header(h))
+			before.pass(code, http.Header(h))
+			return nil
 		},
 	}))
 }

@@ -245,16 +245,6 @@ func (x *session) refuseStream(w http.ResponseWriter, in intent, no *denial) {
 	}
 }
 
-func interimStream(w http.ResponseWriter, code int, h http.Header) error {
-	to := w.Header()
-	for k, v := range h {
-		to[k] = v
-	}
-	w.WriteHeader(code)
-	clear(to)
-	return nil
-}
-
 // relayStream passes an answer on, each part as soon as it comes, its trailers
 // last.
 func (x *session) relayStream(w http.ResponseWriter, resp *http.Response) error {

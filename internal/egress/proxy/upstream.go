@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -222,6 +221,9 @@ func (x *session) answerTo(r *request, up *upstream, sent chan error) (*http.Res
 			if resp.Body != http.NoBody && (resp.ContentLength < 0 || resp.ContentLength > int64(up.br.Buffered())) || resp.StatusCode == http.StatusSwitchingProtocols {
 				up.conn.SetReadDeadline(time.Time{})
 			}
+			if resp.Body != http.NoBody {
+				resp.Body = &answerBody{ReadCloser: resp.Body, up: up}
+			}
 			return resp, nil
 		case r.minor == 0:
 			continue // HTTP/1.0 does not know them
@@ -236,7 +238,29 @@ func (x *session) answerTo(r *request, up *upstream, sent chan error) (*http.Res
 	return nil, broken(&up.verdict, errInterim)
 }
 
-var errInterim = fmt.Errorf("more than %d interim answers", maxInterim)
+// answerBody is the body of an answer. Closed before its end it ends the
+// connection first: net/http would read the rest, which may have no end.
+type answerBody struct {
+	io.ReadCloser
+	up    *upstream
+	whole bool
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.whole = b.whole || err == io.EOF
+	return n, err
+}
+
+func (b *answerBody) Close() error {
+	if !b.whole {
+		b.up.spent = true
+		b.up.Close()
+	}
+	return b.ReadCloser.Close()
+}
+
+var errInterim = errors.New("too many interim answers")
 
 // begins waits for the first byte of an answer. The time for it begins anew as
 // long as the request is still being sent.
@@ -266,9 +290,9 @@ func unanswered(up *upstream, err error) *denial {
 func broken(v *verdict, err error) *denial {
 	no := &denial{code: upstreamInvalid, failed: true, cause: err, decision: v.Decision, detail: "the answer of " + v.host + " could not be read"}
 	switch {
-	case tooManyInterim(err):
+	case errors.Is(err, errInterim):
 		no.reason, no.detail = "upstream_interim", "the answer of "+v.host+" has too many interim answers before it"
-	case largeHead(err):
+	case errors.Is(err, errHeadTooLarge):
 		no.reason, no.detail = "upstream_head", "the head of the answer of "+v.host+" is too large"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		no.detail = v.host + " closed the connection without an answer"
@@ -276,12 +300,4 @@ func broken(v *verdict, err error) *denial {
 		no.code, no.detail = upstreamTimeout, "the answer of "+v.host+" took too long"
 	}
 	return no
-}
-
-// tooManyInterim and largeHead tell what was wrong with an answer, for HTTP/2 by
-// the words in which net/http wraps it: it exports no error that could be asked.
-func tooManyInterim(err error) bool { return strings.Contains(err.Error(), errInterim.Error()) }
-
-func largeHead(err error) bool {
-	return errors.Is(err, errHeadTooLarge) || strings.Contains(err.Error(), "response header list larger than advertised limit")
 }

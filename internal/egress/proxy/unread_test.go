@@ -1,0 +1,120 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"sallyport/internal/policy"
+)
+
+// unscrubbed are Credentials that let no answer pass.
+type unscrubbed struct{ vault }
+
+func (unscrubbed) Scrub(*policy.Endpoint, string, uint16, *http.Response) error {
+	return errors.New("a coding in which nothing is found")
+}
+
+// TestUnreadAnswersEnd: an answer without an end that nobody reads on, because it
+// was refused or the client has left, ends for the server too: it is not read to
+// its end.
+func TestUnreadAnswersEnd(t *testing.T) {
+	for why, c := range map[string]struct {
+		more   string // of the policy
+		change func(*Options)
+		status int
+	}{
+		"the client leaves":       {"", func(*Options) {}, 200},
+		"too large":               {redactor("config: {apply: [responses], max_body_bytes: 100}"), func(*Options) {}, 413},
+		"cannot be looked into":   {"", func(o *Options) { o.Secrets = unscrubbed{} }, 403},
+		"refused by a middleware": {redactor("config: {apply: [responses], mode: deny, patterns: [{name: p, regex: part}], max_body_bytes: 100}"), func(*Options) {}, 413},
+	} {
+		t.Run(why, func(t *testing.T) {
+			versions(t, func(t *testing.T, h2 bool) {
+				w, own := inspecting(t, policyWith(t, fullHost, c.more), c.change)
+				ended := make(chan struct{})
+				w.secureWeb(h2, func(rw http.ResponseWriter, _ *http.Request) {
+					defer close(ended)
+					for {
+						if _, err := io.WriteString(rw, "part of an answer\n"); err != nil {
+							return
+						}
+						if http.NewResponseController(rw).Flush() != nil {
+							return
+						}
+					}
+				}, "api.example.com:443")
+				client := w.client(own, h2)
+				resp, err := client.Get("https://api.example.com/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if resp.StatusCode != c.status {
+					t.Errorf("%s, want %d", resp.Status, c.status)
+				}
+				if c.status == 200 {
+					io.ReadFull(resp.Body, make([]byte, 100))
+				}
+				resp.Body.Close()
+				w.eventually("the server is told", func() bool {
+					select {
+					case <-ended:
+						return true
+					default:
+						return false
+					}
+				})
+				w.eventually("the server's connection is not kept", func() bool {
+					w.server.pool.mu.Lock()
+					defer w.server.pool.mu.Unlock()
+					return len(w.server.pool.idle) == 0
+				})
+			})
+		})
+	}
+}
+
+// held are Credentials that take their time with an interim answer.
+type held struct {
+	vault
+	here, on chan struct{}
+}
+
+func (h held) Scrub(_ *policy.Endpoint, _ string, _ uint16, r *http.Response) error {
+	if r.StatusCode == http.StatusEarlyHints {
+		h.here <- struct{}{}
+		<-h.on
+	}
+	return nil
+}
+
+// TestLateInterimAnswer: one that comes when its request has been given up is passed
+// to nobody. net/http panics at a write to a stream that is gone, on a goroutine of
+// its own, which would end every connection of the sandbox.
+func TestLateInterimAnswer(t *testing.T) {
+	late := held{here: make(chan struct{}), on: make(chan struct{})}
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Secrets, o.Limits.Answer = late, 300*time.Millisecond })
+	w.secureWeb(true, func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/late" {
+			rw.WriteHeader(http.StatusEarlyHints)
+			<-r.Context().Done()
+		}
+	}, "api.example.com:443")
+	client := w.client(own, true)
+	get := func(path string, status int) {
+		t.Helper()
+		if resp, err := client.Get("https://api.example.com" + path); err != nil || resp.StatusCode != status {
+			t.Errorf("%s: %v, %v, want %d", path, resp, err, status)
+		} else {
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+	}
+	go func() { <-late.here }()
+	get("/late", 504)
+	time.Sleep(50 * time.Millisecond) // for net/http to forget the stream, which nothing tells
+	close(late.on)
+	get("/next", 200)
+}
