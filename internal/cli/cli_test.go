@@ -192,6 +192,27 @@ func TestNarrowestRule(t *testing.T) {
 	}
 }
 
+// TestNarrowestRule_query: a rule for a denied request takes the query's keys and no other, and says what is not recorded.
+func TestNarrowestRule_query(t *testing.T) {
+	const nothingElse, but = "this would allow it and nothing else, beside", "this would allow it and nothing else, but for the values of its query"
+	for _, tt := range []struct{ name, query, says, rule string }{
+		{"none", "", nothingElse, `allow: {method: "GET", path: "/a", query_exact: true}`},
+		{"keys", "q=hunter2&p=1&q=2", but, `allow: {method: "GET", path: "/a", query: {"p": "*", "q": "*"}, query_exact: true}`},
+		{"no value", "hunter2", "", ""},
+		{"not printable", "a%0Ab=1", "", ""},
+		{"too long", "q=1&" + strings.Repeat("k=1&", 300) + "z=1", "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := event.Request(event.HTTP{Method: "GET", Path: "/a", RawQuery: tt.query, Scheme: "https"}, event.Who{Exe: "/usr/bin/git"}, event.Where{Host: "a.example", Port: 443},
+				event.Verdict{Reason: "request_not_allowed", Detail: `no rule of policy "a" allows GET /a`})
+			got := narrowestRule(e)
+			if !strings.Contains(got, tt.says) || !strings.Contains(got, tt.rule) || (got == "") != (tt.rule == "") || strings.Contains(got, "hunter2") {
+				t.Errorf("narrowestRule = %q, want %q and %q", got, tt.says, tt.rule)
+			}
+		})
+	}
+}
+
 func TestJudgeDemo(t *testing.T) {
 	alone := demoRun{said: map[string]string{
 		"allowed": "200 OK", "denied": "200 OK", "direct": demoConnected, "mptcp": "protocol not supported", "fastopen": demoConnected,

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"path"
@@ -43,13 +44,30 @@ type flow struct {
 
 // evidence is what was seen of a flow.
 type evidence struct {
-	whole    bool // a connection that was not read
-	native   bool // by protocol: tcp
-	requests map[policyRequest]bool
-	addrs    []netip.Prefix // that only allowed_ips opens
+	whole    bool                    // a connection that was not read
+	native   bool                    // by protocol: tcp
+	requests map[string]policy.Match // by their text
+	addrs    []netip.Prefix          // that only allowed_ips opens
 }
 
-type policyRequest struct{ method, path string }
+// matchOf is the narrowest match of a request in an event; ok is false if none means
+// that request and no other. Values of a query are not in events: it takes each.
+func matchOf(r *event.HTTPRequest) (_ policy.Match, ok bool) {
+	to, err := http.Parse(r.URL.Path)
+	if err != nil || strings.ContainsAny(to.Path, "*?") || to.Path != r.URL.Path {
+		return policy.Match{}, false
+	}
+	query, err := http.Parse("/?" + r.URL.QueryString)
+	if err != nil {
+		return policy.Match{}, false // it was too long for an event
+	}
+	for key := range query.Query {
+		query.Query[key] = []string{"*"}
+	}
+	// Without "=", a part of a query is redacted as a whole.
+	m, ok := policy.Match{Method: r.HTTPMethod, Path: to.Path}.OfQuery(query.Query)
+	return m, ok && query.Query[event.Redacted] == nil
+}
 
 // newLearner makes the file before anything of the agent exists. It must not be
 // there: what is overwritten, and where a link leads, would be the agent's choice.
@@ -99,7 +117,7 @@ func (l *learner) event(e event.Event) {
 			l.remark("more connections than can be held were seen; some are left out")
 			return
 		}
-		into[f] = &evidence{requests: map[policyRequest]bool{}}
+		into[f] = &evidence{requests: map[string]policy.Match{}}
 	}
 	l.add(into[f], f, e, ep, blocked)
 }
@@ -115,18 +133,18 @@ func (l *learner) add(v *evidence, f flow, e event.Event, ep *policy.Endpoint, b
 	switch {
 	case r == nil && read:
 		return // the requests in it follow
-	case r == nil || !blocked && !read:
+	case r == nil || !read && e.HTTPResponse != nil && e.HTTPResponse.Code == 101: // a websocket that nobody read
 		v.whole = true
 		v.native = ep != nil && ep.Protocol == policy.TCP
 	case len(v.requests) >= maxLearned:
 		l.remark(fmt.Sprintf("%s:%d: more requests than can be held were seen; some are left out", f.host, f.port))
 	default:
-		to, err := http.Parse(r.URL.Path)
-		if err != nil || strings.ContainsAny(to.Path, "*?") || to.Path != r.URL.Path {
-			l.remark(fmt.Sprintf("%s:%d: a path cannot be written as a rule: %s", f.host, f.port, r.URL.Path))
+		m, ok := matchOf(r)
+		if !ok {
+			l.remark(fmt.Sprintf("%s:%d: a path or query cannot be written as a rule: %s", f.host, f.port, r.URL.Path))
 			return
 		}
-		v.requests[policyRequest{r.HTTPMethod, to.Path}] = true
+		v.requests[m.Render()] = m
 	}
 	if ep != nil && len(ep.AllowedIPs) > 0 && !blocked {
 		l.addAddress(v, f, e.DstEndpoint.IP, ep)
@@ -193,7 +211,24 @@ func (l *learner) done(note func(string), document []byte) {
 		note(fmt.Sprintf("%s: what was learned could not be written: %v", l.file.Name(), err))
 		return
 	}
-	note(fmt.Sprintf("%s: connections of %d kinds were used, %d were denied; read it before you use it", l.file.Name(), len(l.used), len(l.denied)))
+	wider := ""
+	if n := anyValue(l.used); n > 0 {
+		wider = fmt.Sprintf("; values of queries are not recorded, and %d rules take any", n)
+	}
+	note(fmt.Sprintf("%s: connections of %d kinds were used, %d were denied%s; read it before you use it", l.file.Name(), len(l.used), len(l.denied), wider))
+}
+
+// anyValue counts the requests that stand for others, which differ in the values of
+// their query.
+func anyValue(seen map[flow]*evidence) (n int) {
+	for _, v := range seen {
+		for _, m := range v.requests {
+			if !v.whole && len(m.Query) > 0 {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // close writes what was learned. document is the policy of the session.
@@ -203,6 +238,9 @@ func (l *learner) close(document []byte) error {
 	var b strings.Builder
 	b.WriteString("# What one session used, as the narrowest policy that allows it. Read it before you\n" +
 		"# use it: a program chose these hosts and paths. What was denied is at the end, as\n# comments.\n")
+	if anyValue(l.used)+anyValue(l.denied) > 0 {
+		b.WriteString("# Values of queries are not recorded: KEY: \"*\" takes every value, not only those seen.\n")
+	}
 	for _, r := range sorted(l.remarks) {
 		b.WriteString("# not learned: " + event.Escape(r) + "\n")
 	}
@@ -237,6 +275,7 @@ func sorted(set map[string]bool) []string {
 // asPolicies makes a policy for each program.
 func asPolicies(seen map[flow]*evidence) []policy.NetworkPolicy {
 	addrs := map[flow][]netip.Prefix{} // endpoints of one host and port agree on them
+	slashes := map[flow]bool{}         // and on allow_encoded_slash
 	var flows []flow
 	for f, v := range seen {
 		if !v.whole && len(v.requests) == 0 {
@@ -245,6 +284,9 @@ func asPolicies(seen map[flow]*evidence) []policy.NetworkPolicy {
 		flows = append(flows, f)
 		place := flow{host: f.host, port: f.port}
 		addrs[place] = append(addrs[place], v.addrs...)
+		for _, m := range v.requests {
+			slashes[place] = slashes[place] || strings.Contains(m.Path, "%2F") || strings.Contains(m.Path, "%5C")
+		}
 	}
 	for place, list := range addrs {
 		slices.SortFunc(list, netip.Prefix.Compare)
@@ -259,7 +301,8 @@ func asPolicies(seen map[flow]*evidence) []policy.NetworkPolicy {
 			out = append(out, policy.NetworkPolicy{Key: freeKey(out, path.Base(f.exe)), Binaries: []policy.Binary{{Path: f.exe}}})
 		}
 		e := seen[f].endpoint(f)
-		e.AllowedIPs = addrs[flow{host: f.host, port: f.port}]
+		place := flow{host: f.host, port: f.port}
+		e.AllowedIPs, e.L7.AllowEncodedSlash = addrs[place], e.Protocol == policy.REST && slashes[place]
 		np := &out[len(out)-1]
 		np.Endpoints = append(np.Endpoints, e)
 	}
@@ -274,12 +317,12 @@ func (v *evidence) endpoint(f flow) policy.Endpoint {
 		e.Protocol = policy.TCP
 	case !v.whole:
 		e.Protocol = policy.REST
-		for r := range v.requests {
-			e.Rules = append(e.Rules, policy.Rule{Allow: policy.Match{Method: r.method, Path: r.path}})
+		order := func(a, b policy.Match) int {
+			return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Method, b.Method), cmp.Compare(a.Render(), b.Render()))
 		}
-		slices.SortFunc(e.Rules, func(a, b policy.Rule) int {
-			return cmp.Or(cmp.Compare(a.Allow.Path, b.Allow.Path), cmp.Compare(a.Allow.Method, b.Allow.Method))
-		})
+		for _, m := range slices.SortedFunc(maps.Values(v.requests), order) {
+			e.Rules = append(e.Rules, policy.Rule{Allow: m})
+		}
 	}
 	return e
 }

@@ -72,9 +72,11 @@ func TestLearn(t *testing.T) {
 	} {
 		l.event(e)
 	}
-	if err := l.close([]byte(learnPolicy)); err != nil {
-		t.Fatal(err)
-	}
+	l.done(func(said string) {
+		if !strings.Contains(said, "values of queries are not recorded, and 2 rules take any;") {
+			t.Errorf("said: %s", said)
+		}
+	}, []byte(learnPolicy))
 	b, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
@@ -87,11 +89,13 @@ func TestLearn(t *testing.T) {
 		t.Errorf("other sections differ: %v\n%s", errs, b)
 	}
 	text := string(b)
+	anyToken := map[string][]string{"token": {"*"}}
 	want := policy.Render([]policy.NetworkPolicy{
 		{Key: "curl", Binaries: []policy.Binary{{Path: "/usr/bin/curl"}}, Endpoints: []policy.Endpoint{
 			{Host: "a.cdn.example", Ports: []uint16{443}},
 			{Host: "api.example", Ports: []uint16{443}, Protocol: policy.REST, Rules: []policy.Rule{
-				{Allow: policy.Match{Method: "GET", Path: "/v1/items"}}, {Allow: policy.Match{Method: "POST", Path: "/v1/items"}}}},
+				{Allow: policy.Match{Method: "GET", Path: "/v1/items", Query: anyToken, QueryExact: true}},
+				{Allow: policy.Match{Method: "POST", Path: "/v1/items", Query: anyToken, QueryExact: true}}}},
 		}},
 		{Key: "nc", Binaries: []policy.Binary{{Path: "/usr/bin/nc"}}, Endpoints: []policy.Endpoint{
 			{Host: "db.example", Ports: []uint16{5432}, Protocol: policy.TCP, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.4.0.7/32")}},
@@ -103,9 +107,9 @@ func TestLearn(t *testing.T) {
 	if !strings.Contains(text, want) {
 		t.Errorf("used:\n%s\nwant:\n%s", text, want)
 	}
-	for _, must := range []string{`#       - host: "evil.example"`, `#           - allow: {method: "DELETE", path: "/v1/items"}`, `path: "/v1/audited"}`,
+	for _, must := range []string{`#       - host: "evil.example"`, `#           - allow: {method: "DELETE", path: "/v1/items", query: {"token": "*"}, query_exact: true}`, `path: "/v1/audited", `,
 		"# not learned: model.local:80 is a service of the host", "# not learned: 127.0.0.1:80 is this host", "# not learned: mcp.example:443 has protocol: mcp",
-		"# not learned: api.example:443: a path cannot be written as a rule", "# not learned: a program that a rule cannot name"} {
+		"# not learned: api.example:443: a path or query cannot be written as a rule", "# not learned: a program that a rule cannot name"} {
 		if !strings.Contains(text, must) {
 			t.Errorf("%q is missing in\n%s", must, text)
 		}

@@ -224,11 +224,18 @@ func narrowestRule(e event.Event) string {
 		return "\nthis would allow it, for every request to that host and port:\n\n" + renderMissing(missing, policy.Raw, nil)
 	}
 	r := e.HTTPRequest
-	if r == nil || strings.ContainsAny(r.URL.Path, "*?") || !strings.HasSuffix(e.StatusDetail, " allows "+r.HTTPMethod+" "+r.URL.Path) {
+	if r == nil || !strings.HasSuffix(e.StatusDetail, " allows "+r.HTTPMethod+" "+r.URL.Path) {
 		return ""
 	}
-	return "\nthis would allow it and nothing else, beside the rules that are there:\n\n" +
-		renderMissing(missing, policy.REST, &policy.Match{Method: r.HTTPMethod, Path: r.URL.Path})
+	m, ok := matchOf(r)
+	if !ok {
+		return ""
+	}
+	but := ""
+	if len(m.Query) > 0 {
+		but = ", but for the values of its query, which are not recorded"
+	}
+	return "\nthis would allow it and nothing else" + but + ", beside the rules that are there:\n\n" + renderMissing(missing, policy.REST, &m)
 }
 
 func notInHost(r rune) bool {

@@ -36,7 +36,8 @@ working directory, is not followed; "sallyport policy set" works for any.
 
 --learn lets nothing through that the policy does not allow. It writes down what
 was used, as the narrowest policy that allows that: hosts, ports, programs and,
-where requests are read, methods and paths. What was denied is added as comments.
+where requests are read, methods, paths and keys of queries, the values of which
+are not recorded. What was denied is added as comments.
 A person reads it before it is used, since the program chose what is in it.`
 
 const runExample = `  sallyport run -- sh -c 'curl https://example.com'

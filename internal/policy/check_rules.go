@@ -11,11 +11,11 @@ import (
 // matchFields are the fields of a match that each protocol can be held to. Any
 // other would look like a rule and be none.
 var matchFields = map[Protocol][]string{
-	REST:      {"method", "path", "query"},
-	WebSocket: {"method", "path", "query", "operation_type", "operation_name", "fields"},
-	GraphQL:   {"method", "path", "query", "operation_type", "operation_name", "fields"},
-	JSONRPC:   {"method", "path", "query", "params"},
-	MCP:       {"method", "path", "query", "tool", "params"},
+	REST:      {"method", "path", "query", "query_exact"},
+	WebSocket: {"method", "path", "query", "query_exact", "operation_type", "operation_name", "fields"},
+	GraphQL:   {"method", "path", "query", "query_exact", "operation_type", "operation_name", "fields"},
+	JSONRPC:   {"method", "path", "query", "query_exact", "params"},
+	MCP:       {"method", "path", "query", "query_exact", "tool", "params"},
 }
 
 // settings are the fields of an endpoint that belong to some protocols only.
@@ -90,7 +90,7 @@ type wrongField struct{ field, msg string }
 func (w *written) wrong(e *Endpoint) []wrongField {
 	rpc := e.Protocol == JSONRPC || e.Protocol == MCP
 	operation := w.OperationType != "" || w.OperationName != "" || len(w.Fields) > 0
-	plain := w.Method != "" || w.Path != "" || len(w.Query) > 0
+	plain := w.Method != "" || w.Path != "" || len(w.Query) > 0 || w.QueryExact
 	var out []wrongField
 	for _, c := range []struct {
 		wrong bool
@@ -111,6 +111,8 @@ func (w *written) wrong(e *Endpoint) []wrongField {
 			"operations are those of a message; the GET that opens the websocket has a rule of its own"},
 		{e.Protocol == WebSocket && operation && w.use == allows && allowsText(e), "operation_type",
 			"another rule, or access, allows every text message of this websocket"},
+		{w.seen["query_exact"] != nil && !w.QueryExact, "query_exact", "query_exact: false says nothing; leave it out"},
+		{w.use == denies && w.QueryExact, "query_exact", "query_exact: a key more in the query would slip past a rule that denies"},
 		{w.use == registers && (w.OperationType == "" || w.OperationType == "*"), "operation_type",
 			"a registered query has one operation_type: query, mutation or subscription"},
 		{w.use == registers && strings.ContainsAny(w.OperationName+strings.Join(w.Fields, ""), "*?"), "fields",

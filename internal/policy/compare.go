@@ -228,6 +228,7 @@ func matchCovers(h, g *Match, rpc bool) bool {
 		h.Path != "" && (g.Path == "" || !match.PathCovers(h.Path, g.Path)),
 		h.OperationType != "" && h.OperationType != "*" && h.OperationType != g.OperationType,
 		h.OperationName != "" && h.OperationName != g.OperationName,
+		h.QueryExact && !(g.QueryExact && slices.Equal(sortedKeys(h.Query), sortedKeys(g.Query))),
 		len(h.Tool) > 0 && (len(g.Tool) == 0 || !globsCover(h.Tool, g.Tool)),
 		len(h.Fields) > 0 && (len(g.Fields) == 0 || !globsCover(h.Fields, g.Fields)):
 		return false
@@ -319,13 +320,8 @@ func (l limit) String() string {
 // summary is a match in the words of the language.
 func (m *Match) summary() string {
 	s := m.Render()
-	for _, more := range []struct {
-		name   string
-		values map[string][]string
-	}{{"query", m.Query}, {"params", m.Params}} {
-		for _, k := range sortedKeys(more.values) {
-			s = strings.TrimSuffix(s, "}") + fmt.Sprintf(", %s: {%s: %s}}", more.name, k, quoteAll(more.values[k]))
-		}
+	for _, k := range sortedKeys(m.Params) {
+		s = strings.TrimSuffix(s, "}") + fmt.Sprintf(", params: {%s: %s}}", k, quoteAll(m.Params[k]))
 	}
 	if m.OperationName != "" {
 		s = strings.TrimSuffix(s, "}") + ", operation_name: " + quote(m.OperationName) + "}"

@@ -1,6 +1,12 @@
 package policy
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
 
 // NetworkPolicy lets some programs reach some endpoints.
 type NetworkPolicy struct {
@@ -79,10 +85,37 @@ type Rule struct {
 type Match struct {
 	Method, Path  string
 	Query         map[string][]string // any of the globs
+	QueryExact    bool                // no other keys than those of Query; of rules that allow only
 	OperationType string
 	OperationName string
 	Fields        []string
 	Tool          []string
 	Params        map[string][]string
 	Line          int
+}
+
+// OfQuery is m for requests whose query has these keys with values that these
+// globs take in, and no other key. ok is false where the language cannot name a key
+// or value: it would be written as another, or be none that a person can read.
+func (m Match) OfQuery(query map[string][]string) (_ Match, ok bool) {
+	m.QueryExact = true
+	for key, globs := range query {
+		if key == "" || len(globs) == 0 || len(globs) > maxGlobs || !plain(key) || slices.ContainsFunc(globs, func(g string) bool { return !plain(g) }) {
+			return m, false
+		}
+		if m.Query == nil {
+			m.Query = map[string][]string{}
+		}
+		m.Query[key] = slices.Compact(slices.Sorted(slices.Values(globs)))
+	}
+	return m, true
+}
+
+// maxGlobs is how many patterns one field takes.
+const maxGlobs = 256
+
+// plain tells that a text stands in a document as itself and fits a key.
+func plain(s string) bool {
+	odd := func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
+	return len(s) <= 128 && utf8.ValidString(s) && !strings.ContainsFunc(s, odd)
 }

@@ -174,6 +174,7 @@ func (d *decoder) match(n ast.Node) written {
 		"method":         d.text(&m.Method, "method"),
 		"path":           func(n ast.Node) { d.pattern(n, "path", &m.Path) },
 		"query":          d.globs(&m.Query, "query"),
+		"query_exact":    d.boolean(&m.QueryExact, "query_exact"),
 		"operation_type": d.word("operation_type", func(i int) { m.OperationType = operations[i] }, operations...),
 		"operation_name": d.text(&m.OperationName, "operation_name"),
 		"fields":         d.texts(&m.Fields, "fields", 256),
@@ -214,7 +215,7 @@ func (d *decoder) anyOf(n ast.Node, what string) []string {
 		return []string{s}
 	}
 	var out []string
-	seen := d.mapping(n, what, fields{"any": d.texts(&out, "any", 256)})
+	seen := d.mapping(n, what, fields{"any": d.texts(&out, "any", maxGlobs)})
 	d.need(n, what, seen, "any")
 	if seen["any"] != nil && len(out) == 0 {
 		d.fail(n, "%s: any without a value matches nothing", what)

@@ -48,6 +48,9 @@ func renderEndpoint(b *strings.Builder, e *Endpoint) {
 	if e.Protocol != Raw {
 		fmt.Fprintf(b, "        protocol: %s\n", e.Protocol)
 	}
+	if e.L7.AllowEncodedSlash {
+		b.WriteString("        allow_encoded_slash: true\n")
+	}
 	if len(e.Rules) == 0 {
 		return
 	}
@@ -57,7 +60,7 @@ func renderEndpoint(b *strings.Builder, e *Endpoint) {
 	}
 }
 
-// Render writes a match of one method, path, operation or tool.
+// Render writes a match of one method, path, query, operation or tool.
 func (m *Match) Render() string {
 	var parts []string
 	add := func(field, value string) {
@@ -72,18 +75,32 @@ func (m *Match) Render() string {
 	}
 	text("method", m.Method)
 	text("path", m.Path)
+	var query []string
+	for _, key := range sortedKeys(m.Query) {
+		query = append(query, quote(key)+": "+renderGlobs(m.Query[key]))
+	}
+	if len(query) > 0 {
+		add("query", "{"+strings.Join(query, ", ")+"}")
+	}
+	if m.QueryExact {
+		add("query_exact", "true")
+	}
 	add("operation_type", m.OperationType)
 	if len(m.Fields) > 0 {
 		add("fields", quoteAll(m.Fields))
 	}
-	switch len(m.Tool) {
-	case 0:
-	case 1:
-		text("tool", m.Tool[0])
-	default:
-		add("tool", "{any: "+quoteAll(m.Tool)+"}")
+	if len(m.Tool) > 0 {
+		add("tool", renderGlobs(m.Tool))
 	}
 	return "{" + strings.Join(parts, ", ") + "}"
+}
+
+// renderGlobs writes one or any of several.
+func renderGlobs(globs []string) string {
+	if len(globs) == 1 {
+		return quote(globs[0])
+	}
+	return "{any: " + quoteAll(globs) + "}"
 }
 
 func quoteAll(list []string) string {

@@ -15,6 +15,8 @@ func TestRender_roundTrip(t *testing.T) {
 			{Host: "a.example", Ports: []uint16{443}, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")}},
 			{Host: "t.example", Ports: []uint16{5432}, Protocol: TCP},
 			{Host: "*.b.example", Ports: []uint16{80, 443}, Protocol: REST, Rules: []Rule{{Allow: Match{Method: "GET", Path: "/a/%2Fb/'c'"}}}},
+			{Host: "q.example", Ports: []uint16{443}, Protocol: REST, L7: L7{AllowEncodedSlash: true}, Rules: []Rule{{Allow: Match{Method: "GET", QueryExact: true}},
+				{Allow: Match{Method: "GET", Query: map[string][]string{"a": {"*"}, "\x01é: {}": {"x", "y\"?"}, "null": {"z"}}, QueryExact: true}}}},
 			{Host: "c.example", Ports: []uint16{443}, Protocol: GraphQL, Rules: []Rule{{Allow: Match{OperationType: "query", Fields: []string{"a", "b"}}}}},
 			{Host: "d.example", Ports: []uint16{443}, Protocol: MCP, Rules: []Rule{{Allow: Match{Method: "tools/call", Tool: []string{"x"}}}, {Allow: Match{Tool: []string{"y", "z"}}}}},
 		}},

@@ -48,6 +48,39 @@ func TestCompare_endpointMore(t *testing.T) {
 	}
 }
 
+// TestCompare_queryExact: a rule that takes more keys of a query is wider, one that takes fewer or needs more is not.
+func TestCompare_queryExact(t *testing.T) {
+	parsed := func(match string) *policy.Policy {
+		t.Helper()
+		p, _, err := policy.Parse("p", []byte("version: 1\nnetwork_policies: {a: {binaries: [{path: /x}], endpoints: [{host: a.example, port: 443, protocol: rest, enforcement: enforce, rules: [{allow: {method: GET, "+match+"}}]}]}}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	for _, tt := range []struct {
+		had, has string
+		wider    bool
+	}{
+		{"query_exact: true", `path: "/**"`, true},
+		{`path: "/**"`, `path: "/**", query_exact: true`, false},
+		{"query_exact: true", "query_exact: true, path: /a", false},
+		{"query_exact: true", "query: {q: x}, query_exact: true", true}, // a request with q was denied
+		{"query: {q: x}, query_exact: true", "query_exact: true", true}, // a request without was denied
+		{"query: {q: x}, query_exact: true", "query: {q: x}", true},
+		{"query: {q: x}", "query: {q: x}, query_exact: true", false},
+		{"query: {q: x}", "query: {q: x, r: y}, query_exact: true", false},
+		{"query: {q: x}, query_exact: true", "query: {q: x, r: y}, query_exact: true", true},
+		{"query: {q: x*}, query_exact: true", "query: {q: x}, query_exact: true", false},
+		{"query: {q: x}, query_exact: true", "query: {q: x*}, query_exact: true", true},
+	} {
+		got := slices.ContainsFunc(policy.Compare(parsed(tt.had), parsed(tt.has)), func(d policy.Difference) bool { return d.Wider })
+		if got != tt.wider {
+			t.Errorf("Compare(%s; %s): wider %v, want %v", tt.had, tt.has, got, tt.wider)
+		}
+	}
+}
+
 // TestCompare_namesWhatIsWider: a request that only the second of two policies allows is never passed over.
 func TestCompare_namesWhatIsWider(t *testing.T) {
 	widened, quiet := 0, 0
@@ -97,7 +130,7 @@ func mutated(t *rapid.T, p *policy.Policy) *policy.Policy {
 	np.Endpoints = slices.Clone(np.Endpoints)
 	ep := &np.Endpoints[rapid.IntRange(0, len(np.Endpoints)-1).Draw(t, "which endpoint")]
 	reads := ep.Protocol != policy.Raw
-	switch n := rapid.IntRange(0, 9).Draw(t, "change"); {
+	switch n := rapid.IntRange(0, 10).Draw(t, "change"); {
 	case n == 0 && reads && ep.Protocol != policy.JSONRPC && ep.Protocol != policy.MCP:
 		ep.Access = rapid.SampledFrom([]string{"", "read-only", "read-write", "full"}).Draw(t, "access")
 	case n == 1 && reads:
@@ -105,6 +138,9 @@ func mutated(t *rapid.T, p *policy.Policy) *policy.Policy {
 	case n == 2 && len(ep.Rules) > 0:
 		ep.Rules = slices.Clone(ep.Rules)
 		ep.Rules[0].Allow = genMatch(t, ep.Protocol)
+	case n == 10 && len(ep.Rules) > 0:
+		ep.Rules = slices.Clone(ep.Rules)
+		ep.Rules[0].Allow.QueryExact = !ep.Rules[0].Allow.QueryExact
 	case n == 3:
 		ep.DenyRules = nil
 	case n == 4 && len(ep.DenyRules) > 0:

@@ -119,7 +119,8 @@ func (e *Engine) notTaken(ctx context.Context, in Input, req *policy.Request) (R
 		return RequestResult{}, err
 	}
 	res := RequestResult{Reason: conn.Reason, Detail: conn.Detail, Generation: e.generation}
-	missing := &RequestMissing{Protocol: policy.REST, Allow: policy.Match{Method: req.Method, Path: req.Path}}
+	allow, named := policy.Match{Method: req.Method, Path: req.Path}.OfQuery(req.Query)
+	missing := &RequestMissing{Protocol: policy.REST, Allow: allow}
 	if conn.Allow {
 		res.Reason, res.Policy, res.Line = ReasonPath, conn.Policy, conn.Line
 		res.Detail = fmt.Sprintf("no inspected endpoint for host %q and port %d takes in the path %q", in.Host, in.Port, req.Path)
@@ -127,7 +128,7 @@ func (e *Engine) notTaken(ctx context.Context, in Input, req *policy.Request) (R
 	} else if conn.Missing != nil {
 		missing.RuleMissing = *conn.Missing
 	}
-	if missing.Binary != "" && expressible(missing.Allow) {
+	if named && missing.Binary != "" && expressible(missing.Allow) {
 		res.Missing = missing
 	}
 	return res, nil

@@ -181,6 +181,11 @@ func naiveMatch(ep *policy.Endpoint, m policy.Match, req policy.Request, a ask, 
 			return false
 		}
 	}
+	for key := range req.Query {
+		if !deny && m.QueryExact && m.Query[key] == nil {
+			return false
+		}
+	}
 	if m.OperationType+m.OperationName != "" || m.Fields != nil {
 		if a.op == nil || !slices.Contains([]string{"", "*", a.op.Type}, m.OperationType) || m.OperationName != "" && !match.Glob(m.OperationName, a.op.Name) {
 			return false
@@ -243,8 +248,9 @@ func genMatch(t *rapid.T, protocol policy.Protocol) policy.Match {
 		m.Method = rapid.SampledFrom(append([]string{"get", "Post"}, someMethods...)).Draw(t, "method")
 	}
 	if maybe(t, "query") {
-		m.Query = map[string][]string{"q": globsOf(t, nil)}
+		m.Query = map[string][]string{rapid.SampledFrom([]string{"q", "q", "q", "r"}).Draw(t, "key"): globsOf(t, nil)}
 	}
+	m.QueryExact = maybe(t, "exact")
 	if !rpc && maybe(t, "operation") {
 		m.OperationType = rapid.SampledFrom([]string{"", "*", "query", "mutation", "subscription"}).Draw(t, "type")
 		m.OperationName = rapid.SampledFrom([]string{"", "x*", "x", "*"}).Draw(t, "name")
@@ -313,6 +319,9 @@ func genRequest(t *rapid.T) policy.Request {
 	req := policy.Request{Method: rapid.SampledFrom(someMethods).Draw(t, "method"), Path: rapid.SampledFrom(someURLPaths).Draw(t, "url path")}
 	if maybe(t, "has query") {
 		req.Query = map[string][]string{"q": rapid.SliceOfN(rapid.SampledFrom(someValues), 0, 3).Draw(t, "values")}
+		if maybe(t, "another key") {
+			req.Query["r"] = []string{"x"}
+		}
 	}
 	if maybe(t, "operations") {
 		for range rapid.IntRange(1, 2).Draw(t, "ops") {

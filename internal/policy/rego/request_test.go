@@ -39,11 +39,13 @@ type wantedMissing struct {
 	Policy   string          `json:"policy,omitempty"`
 	Protocol policy.Protocol `json:"protocol"`
 	Allow    struct {
-		Method        string   `json:"method,omitempty"`
-		Path          string   `json:"path,omitempty"`
-		OperationType string   `json:"operation_type,omitempty"`
-		Fields        []string `json:"fields,omitempty"`
-		Tool          []string `json:"tool,omitempty"`
+		Method        string              `json:"method,omitempty"`
+		Path          string              `json:"path,omitempty"`
+		Query         map[string][]string `json:"query,omitempty"`
+		QueryExact    bool                `json:"query_exact,omitempty"`
+		OperationType string              `json:"operation_type,omitempty"`
+		Fields        []string            `json:"fields,omitempty"`
+		Tool          []string            `json:"tool,omitempty"`
 	} `json:"allow"`
 }
 
@@ -60,6 +62,7 @@ func TestDecideRequest(t *testing.T) {
 		if m := res.Missing; m != nil {
 			w.Missing = &wantedMissing{RuleMissing: m.RuleMissing, Policy: m.Policy, Protocol: m.Protocol}
 			a := &w.Missing.Allow
+			a.Query, a.QueryExact = m.Allow.Query, m.Allow.QueryExact
 			a.Method, a.Path, a.OperationType, a.Fields, a.Tool = m.Allow.Method, m.Allow.Path, m.Allow.OperationType, m.Allow.Fields, m.Allow.Tool
 		}
 		return w

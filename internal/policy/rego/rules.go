@@ -210,7 +210,7 @@ func (on *shelf) find(p *part, denies bool) *rule {
 // matches looks at everything but the path.
 func (r *rule) matches(p *part, denies bool) bool {
 	m := r.match
-	if !queryMatches(m.Query, p.query, denies) || !operationMatches(m, p, denies) {
+	if !queryMatches(m.Query, p.query, denies) || !denies && m.QueryExact && !exactKeys(m.Query, p.query) || !operationMatches(m, p, denies) {
 		return false
 	}
 	if r.rpc {
@@ -230,6 +230,16 @@ func queryMatches(want, got map[string][]string, denies bool) bool {
 		case denies && !slices.ContainsFunc(values, fits):
 			return false
 		case !denies && slices.ContainsFunc(values, func(v string) bool { return !fits(v) }):
+			return false
+		}
+	}
+	return true
+}
+
+// exactKeys tells whether a query has no key that a rule does not name.
+func exactKeys(want, got map[string][]string) bool {
+	for key := range got {
+		if _, named := want[key]; !named {
 			return false
 		}
 	}

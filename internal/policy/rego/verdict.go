@@ -177,6 +177,7 @@ func (x *inspected) missing(in Input, req *policy.Request, p *part) *RequestMiss
 		return nil
 	}
 	m := &RequestMissing{RuleMissing: RuleMissing{in.Host, in.Port, in.Exe}, Policy: x.policy.Key, Protocol: x.get().Protocol}
+	named := true
 	switch {
 	case p.call != nil:
 		m.Allow.Method = p.call.Method
@@ -189,9 +190,9 @@ func (x *inspected) missing(in Input, req *policy.Request, p *part) *RequestMiss
 			m.Allow.Fields = []string{p.field}
 		}
 	default:
-		m.Allow.Method, m.Allow.Path = req.Method, req.Path
+		m.Allow, named = policy.Match{Method: req.Method, Path: req.Path}.OfQuery(req.Query)
 	}
-	if !expressible(m.Allow) {
+	if !named || !expressible(m.Allow) {
 		return nil
 	}
 	return m
@@ -200,5 +201,10 @@ func (x *inspected) missing(in Input, req *policy.Request, p *part) *RequestMiss
 // expressible says whether a match made of a request means that request and no other: the language has no way to
 // write a star that is one.
 func expressible(m policy.Match) bool {
+	for _, values := range m.Query {
+		if strings.ContainsAny(strings.Join(values, ""), "*?") {
+			return false
+		}
+	}
 	return !strings.ContainsAny(m.Method+m.Path+strings.Join(m.Tool, "")+strings.Join(m.Fields, ""), "*?")
 }
