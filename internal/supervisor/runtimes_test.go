@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,10 +31,13 @@ var pages = map[string]string{
 	"/hello":                 "hello from the server",
 	"/repo.git/info/refs":    "0123456789012345678901234567890123456789\trefs/heads/main\n",
 	"/repo.git/HEAD":         "ref: refs/heads/main\n",
-	"/simple/thing/":         "<html><body></body></html>",
+	"/simple/thing/":         `<html><body><a href="thing-1.2.3.tar.gz">thing-1.2.3.tar.gz</a></body></html>`,
 	"/thing":                 `{"name":"thing","dist-tags":{"latest":"1.2.3"},"versions":{"1.2.3":{"name":"thing","version":"1.2.3","dist":{"tarball":"https://api.example.com/x.tgz","shasum":"00"}}}}`,
 	"/example.com/m/@v/list": "v1.2.3\n",
 	"/config.json":           `{"dl":"https://api.example.com/dl","api":"https://api.example.com"}`,
+	"/nix-cache-info":        "StoreDir: /nix/store\n",
+	"/bucket/key":            "hello from the bucket",
+	"/test.Greeter/Hello":    "\x00\x00\x00\x00\x0ahello from", // a message of gRPC: not compressed, its length, its bytes
 	"/api/v1/crates":         `{"crates":[{"name":"thing","max_version":"1.2.3","description":"x"}],"meta":{"total":1}}`,
 }
 
@@ -71,7 +75,10 @@ func (o *origin) serve(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	if strings.HasPrefix(page, "{") {
+	if page[0] == 0 {
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
+	} else if strings.HasPrefix(page, "{") {
 		w.Header().Set("Content-Type", "application/json")
 	} else {
 		w.Header().Set("Content-Type", "text/html")
@@ -87,7 +94,7 @@ filesystem_policy:
   read_write: [/tmp, /dev/null]
 network_policies:
   registry:
-    endpoints: [{host: api.example.com, port: 443, protocol: rest, access: read-only, enforcement: enforce}]
+    endpoints: [{host: api.example.com, port: 443, protocol: rest, access: read-write, enforcement: enforce}]
     binaries: [{path: /**}]
 host_services: [{host: api.example.com, port: 443, to: "127.0.0.1:%d"}]
 `, o.port)
@@ -107,25 +114,39 @@ public class T { public static void main(String[] a) throws Exception {
   System.out.println(new String(new URL("https://api.example.com/hello").openStream().readAllBytes()));
 } }`
 
+const botocoreProgram = `import botocore, botocore.session, botocore.config as c
+print(botocore.session.get_session().create_client("s3", region_name="us-east-1", endpoint_url="https://api.example.com",
+  config=c.Config(signature_version=botocore.UNSIGNED, s3={"addressing_style": "path"}, retries={"max_attempts": 0}),
+).get_object(Bucket="bucket", Key="key")["Body"].read())`
+
+const grpcProgram = `import grpc
+channel = grpc.secure_channel("api.example.com:443", grpc.ssl_channel_credentials())
+print(channel.unary_unary("/test.Greeter/Hello")(b"", timeout=30))`
+
+type program struct{ name, needs, script, want string }
+
 // runtimes are the programs that must accept the session's authority by what
 // their environment says, each in its own way of asking for a page. PROGRAM is
 // the program's path.
-var runtimes = []struct{ name, needs, script, want string }{
+var runtimes = []program{
 	{"curl", "curl", `curl -sS https://api.example.com/hello`, "hello from"},
 	{"openssl", "openssl", `printf 'GET /hello HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n' | openssl s_client -quiet -verify_return_error -connect api.example.com:443 -servername api.example.com 2>/dev/null`, "hello from"},
 	{"git", "git", `git ls-remote https://api.example.com/repo.git`, "refs/heads/main"},
 	{"python", "/usr/bin/python3", `/usr/bin/python3 -c 'import urllib.request as u; print(u.urlopen("https://api.example.com/hello").read())'`, "hello from"},
 	{"requests", "python requests", `/usr/bin/python3 -c 'import requests; print(requests.get("https://api.example.com/hello").text)'`, "hello from"},
 	{"httpx", "python httpx", `/usr/bin/python3 -c 'import httpx; print(httpx.get("https://api.example.com/hello").text)'`, "hello from"},
-	{"pip", "python pip", `/usr/bin/python3 -m pip --disable-pip-version-check --no-cache-dir download --index-url https://api.example.com/simple thing 2>&1`, "from versions: none"},
+	{"pip", "python pip", `/usr/bin/python3 -m pip --disable-pip-version-check --no-cache-dir --retries 0 download --index-url https://api.example.com/simple thing==9 2>&1`, "from versions: 1.2.3"},
 	{"node", "node", `node -e 'fetch("https://api.example.com/hello").then(r => r.text()).then(console.log)'`, "hello from"},
 	{"node https", "node", `node -e 'require("https").get("https://api.example.com/hello", r => r.on("data", d => console.log(String(d))))'`, "hello from"},
-	{"npm", "npm", `npm --registry https://api.example.com/ --cache ./npm view thing version`, "1.2.3"},
+	{"npm", "npm", `npm --fetch-retries 0 --registry https://api.example.com/ --cache ./npm view thing version`, "1.2.3"},
 	{"go", "go", `./hello`, "hello from"},
 	{"go modules", "go", `GOPROXY=https://api.example.com GONOSUMDB=* GOFLAGS=-mod=mod go list -m -versions example.com/m`, "v1.2.3"},
 	{"java", "java", `java -XX:TieredStopAtLevel=1 -cp . T`, "hello from"},
-	{"cargo", "cargo", `cargo search --index sparse+https://api.example.com/ thing`, "thing = "},
+	{"cargo", "cargo", `RUSTC_BOOTSTRAP=1 CARGO_UNSTABLE_SPARSE_REGISTRY=true CARGO_NET_RETRY=0 cargo search --index sparse+https://api.example.com/ thing`, "thing = "},
 	{"deno", "deno", `deno eval 'console.log(await (await fetch("https://api.example.com/hello")).text())'`, "hello from"},
+	{"botocore", "python botocore", `/usr/bin/python3 aws.py`, "hello from"},
+	{"grpc", "python grpc", `/usr/bin/python3 greet.py`, "hello from"},
+	{"nix", "nix", `NIX_STATE_DIR=$PWD/nix nix --extra-experimental-features nix-command --option download-attempts 1 store ping --store https://api.example.com 2>&1`, "Store URL: https://api.example.com"},
 	{"bun", "bun", `bun -e 'console.log(await (await fetch("https://api.example.com/hello")).text())'`, "hello from"},
 }
 
@@ -173,10 +194,7 @@ func TestRuntimesTrustTheSession(t *testing.T) {
 				if as == nil && os.Getuid() == 0 {
 					return // root becomes the same nobody
 				}
-				out, status := try(t, as, spec{
-					Policy: o.policy(), Workdir: dir, UpstreamCA: o.ca,
-					Command: []string{"sh", "-c", "export HOME=$PWD GOPATH=$PWD/go GOCACHE=$PWD/cache GOTOOLCHAIN=local CARGO_HOME=$PWD/cargo PATH=$PATH:/usr/local/go/bin:$PWD; " + r.script},
-				})
+				out, status := o.ask(t, as, dir, r.script)
 				if !strings.Contains(out, r.want) {
 					t.Errorf("status %d, %q not in\n%s", status, r.want, out)
 				}
@@ -186,6 +204,64 @@ func TestRuntimesTrustTheSession(t *testing.T) {
 			if len(o.seen) == 0 {
 				t.Error("the server was not asked")
 			}
+		})
+	}
+}
+
+// ask runs a script in a sandbox that may reach the server.
+func (o *origin) ask(t *testing.T, as *syscall.Credential, dir, script string) (out string, status int) {
+	t.Helper()
+	return try(t, as, spec{
+		Policy: o.policy(), Workdir: dir, UpstreamCA: o.ca,
+		Command: []string{"sh", "-c", "export HOME=$PWD GOPATH=$PWD/go GOCACHE=$PWD/cache GOTOOLCHAIN=local CARGO_HOME=$PWD/cargo PATH=$PATH:/usr/local/go/bin:$PWD; " + script},
+	})
+}
+
+// alone are variables with a program that trusts the session by nothing else. Google's
+// command line is in no package of Debian's or npm's, and Java is told of the proxy
+// by the same variable as of the roots.
+var alone = []struct{ variable, runtime string }{
+	{"SSL_CERT_FILE", "python"}, {"CURL_CA_BUNDLE", "curl"}, {"GIT_SSL_CAINFO", "git"}, {"REQUESTS_CA_BUNDLE", "requests"}, {"PIP_CERT", "pip"},
+	{"CARGO_HTTP_CAINFO", "cargo"}, {"AWS_CA_BUNDLE", "botocore"}, {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "grpc"}, {"NIX_SSL_CERT_FILE", "nix"},
+	{"npm_config_cafile", "npm"}, {"NODE_EXTRA_CA_CERTS", "node"}, {"DENO_CERT", "deno"},
+}
+
+// TestEachVariableAlone: a program that is told by its own variable only trusts the
+// session, and does not without it.
+func TestEachVariableAlone(t *testing.T) {
+	var all []string
+	for _, v := range trusting {
+		all = append(all, v.name)
+	}
+	for _, a := range alone {
+		t.Run(a.variable, func(t *testing.T) {
+			r := runtimes[slices.IndexFunc(runtimes, func(r program) bool { return r.name == a.runtime })]
+			if err := installed(r.needs); err != nil {
+				t.Skipf("%s: %v", r.needs, err)
+			}
+			o := newOrigin(t)
+			dir := workdir(t)
+			build(t, r.name, dir)
+			others := slices.DeleteFunc(slices.Clone(all), func(v string) bool { return v == a.variable })
+			users(t, func(t *testing.T, as *syscall.Credential) {
+				if as == nil && os.Getuid() == 0 {
+					return // root becomes the same nobody
+				}
+				if out, status := o.ask(t, as, dir, "unset "+strings.Join(others, " ")+"; "+r.script); !strings.Contains(out, r.want) {
+					t.Errorf("with the variable: status %d, %q not in\n%s", status, r.want, out)
+				}
+				o.mu.Lock()
+				asked := len(o.seen)
+				o.mu.Unlock()
+				if out, _ := o.ask(t, as, dir, "unset "+strings.Join(all, " ")+"; rm -rf .cache npm; "+r.script); strings.Contains(out, r.want) {
+					t.Errorf("without any: %s", out)
+				}
+				o.mu.Lock()
+				defer o.mu.Unlock()
+				if asked == 0 || len(o.seen) != asked {
+					t.Errorf("the server was asked %d times with the variable and %d without", asked, len(o.seen)-asked)
+				}
+			})
 		})
 	}
 }
@@ -202,6 +278,12 @@ func build(t *testing.T, name, dir string) {
 	case "java":
 		write(t, filepath.Join(dir, "T.java"), javaProgram)
 		cmd = exec.Command("java", "-m", "jdk.compiler/com.sun.tools.javac.Main", "T.java") // javac is not in every runtime
+	case "botocore":
+		write(t, filepath.Join(dir, "aws.py"), botocoreProgram)
+		return
+	case "grpc":
+		write(t, filepath.Join(dir, "greet.py"), grpcProgram)
+		return
 	case "deno", "bun":
 		if fromNpm(name) == "" {
 			return
