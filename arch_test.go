@@ -91,6 +91,8 @@ var doors = []struct {
 	{"google.golang.org/protobuf", []string{"api/...", "internal/egress/middleware"}},
 	{"golang.org/x/net/idna", []string{"internal/policy/match"}},
 	{"golang.org/x/net/bpf", []string{"internal/kernel/...", "internal/confine/...", "tests"}},
+	{"golang.org/x/net/http2", []string{"tests"}}, // which send frames that no client of net/http would
+	{"golang.org/x/net/http2/hpack", []string{"tests"}},
 	{"golang.org/x/net/dns/dnsmessage", []string{"internal/egress/dns", "tests"}},
 	{"golang.org/x/sys/unix", []string{"internal/kernel/...", "internal/confine/...", "internal/egress/...", "internal/supervisor", "internal/pod", "internal/attack/...", "tests"}},
 	{"golang.org/x/crypto/x509roots/fallback", []string{"deploy/image"}},

@@ -8,12 +8,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"sallyport/internal/egress/inspect"
-	"sallyport/internal/event"
 )
 
 // breaks are servers that do not answer as they should, by hand.
@@ -71,9 +73,12 @@ func TestBrokenServers(t *testing.T) {
 		t.Run(why, func(t *testing.T) {
 			t.Parallel()
 			w, own := inspecting(t, policyOf(t, readOnlyPolicy), short, func(o *Options) { o.Limits.HeadTime = time.Second })
+			left := make(chan struct{}, 1)
 			w.secureRaw("api.example.com:443", func(c net.Conn, br *bufio.Reader) {
 				if r, err := http.ReadRequest(br); err == nil {
 					b.serve(c, r.RequestURI)
+					io.Copy(io.Discard, br)
+					left <- struct{}{}
 				}
 			})
 			c := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
@@ -83,7 +88,11 @@ func TestBrokenServers(t *testing.T) {
 			if json.Unmarshal([]byte(body), &a) != nil || resp.StatusCode != b.status || a.Error != b.code {
 				t.Errorf("%s %s, want %d %s", resp.Status, body, b.status, b.code)
 			}
-			w.event(func(e event.Event) bool { return e.StatusCode == cmp.Or(b.reason, string(b.code)) })
+			c.ends()
+			w.eventually("the server's connection has ended", func() bool { return len(left) == 1 })
+			if told, want := w.told(), []string{cmp.Or(b.reason, string(b.code)) + " Allowed"}; !slices.Equal(told, want) { // it was, and failed
+				t.Errorf("events %q, want %q", told, want)
+			}
 		})
 	}
 }
@@ -125,12 +134,12 @@ func TestBrokenTLS(t *testing.T) {
 	old.MaxVersion = tls.VersionTLS11
 	for why, c := range map[string]struct {
 		cfg    *tls.Config
-		status int
 		code   code
+		reason string
 	}{
-		"unknown authority": {unknown, 502, upstreamCertificate},
-		"another name":      {misnamed, 502, upstreamCertificate},
-		"TLS 1.1":           {old, 502, upstreamInvalid},
+		"unknown authority": {unknown, upstreamCertificate, "upstream_certificate"},
+		"another name":      {misnamed, upstreamCertificate, "upstream_certificate"},
+		"TLS 1.1":           {old, upstreamInvalid, "upstream_tls"},
 	} {
 		for _, h2 := range []bool{false, true} {
 			t.Run(why, func(t *testing.T) {
@@ -143,8 +152,11 @@ func TestBrokenTLS(t *testing.T) {
 				}
 				defer resp.Body.Close()
 				var a answer
-				if json.NewDecoder(resp.Body).Decode(&a) != nil || resp.StatusCode != c.status || a.Error != c.code {
-					t.Errorf("h2 %v: %s %+v, want %d %s", h2, resp.Status, a, c.status, c.code)
+				if json.NewDecoder(resp.Body).Decode(&a) != nil || resp.StatusCode != 502 || a.Error != c.code {
+					t.Errorf("h2 %v: %s %+v, want 502 %s", h2, resp.Status, a, c.code)
+				}
+				if told, want := w.told(), []string{c.reason + " Allowed"}; !slices.Equal(told, want) {
+					t.Errorf("h2 %v: events %q, want %q", h2, told, want)
 				}
 				if len(got.all()) > 0 {
 					t.Errorf("the server saw %q", got.all())
@@ -173,6 +185,10 @@ func TestServerThatIsNoTLS(t *testing.T) {
 				if want := map[bool]int{true: 504, false: 502}[why == "silent"]; resp.StatusCode != want {
 					t.Errorf("h2 %v: %s, want %d", h2, resp.Status, want)
 				}
+			}
+			event := map[bool]string{true: "upstream_timeout Allowed", false: "upstream_tls Allowed"}[why == "silent"]
+			if told := w.told(); !slices.Equal(told, []string{event, event}) {
+				t.Errorf("events %q, want %q for each", told, event)
 			}
 		})
 	}
@@ -250,18 +266,38 @@ func TestBrokenStreams(t *testing.T) {
 	for why, c := range map[string]struct {
 		serve  func(net.Conn, *bufio.Reader)
 		status int
+		reason string // upstream_invalid if empty
 	}{
-		"closes": {func(net.Conn, *bufio.Reader) {}, 502},
+		"closes": {func(net.Conn, *bufio.Reader) {}, 502, ""},
 		"invalid frame": {func(c net.Conn, br *bufio.Reader) {
 			io.WriteString(c, settings+"\x00\x00\x05\x01\x04\x00\x00\x00\x02hello")
 			io.Copy(io.Discard, br)
-		}, 502},
+		}, 502, ""},
 		"goaway": {func(c net.Conn, br *bufio.Reader) {
 			io.WriteString(c, settings+"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02")
 			io.Copy(io.Discard, br)
-		}, 502},
-		"silent": {func(c net.Conn, br *bufio.Reader) { io.WriteString(c, settings); io.Copy(io.Discard, br) }, 504},
-		"HTTP/1": {func(c net.Conn, _ *bufio.Reader) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n") }, 502},
+		}, 502, ""},
+		"silent": {func(c net.Conn, br *bufio.Reader) { io.WriteString(c, settings); io.Copy(io.Discard, br) }, 504, "upstream_timeout"},
+		"HTTP/1": {func(c net.Conn, _ *bufio.Reader) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n") }, 502, ""},
+		"half a frame": {func(c net.Conn, br *bufio.Reader) {
+			io.WriteString(c, settings+"\x00\x10\x00\x01\x04\x00\x00\x00\x01\x88")
+			c.(*tls.Conn).CloseWrite()
+			io.Copy(io.Discard, br)
+		}, 502, ""},
+		"endless head": {func(c net.Conn, br *bufio.Reader) {
+			io.WriteString(c, settings)
+			block := fields(slices.Repeat([]string{"x", strings.Repeat("y", 100)}, 100)...)
+			begun := frame(1, 0, fields(":status", "200")+block)
+			for err := awaitHeaders(c, br); err == nil; begun = frame(9, 0, block) {
+				_, err = io.WriteString(c, begun)
+			}
+		}, 502, ""},
+		"endless 1xx": {func(c net.Conn, br *bufio.Reader) {
+			io.WriteString(c, settings)
+			for err := awaitHeaders(c, br); err == nil; {
+				_, err = io.WriteString(c, frame(1, 4, fields(":status", "103", "link", "</a>")))
+			}
+		}, 502, "upstream_interim"},
 	} {
 		t.Run(why, func(t *testing.T) {
 			t.Parallel()
@@ -276,11 +312,25 @@ func TestBrokenStreams(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer resp.Body.Close()
-			if resp.StatusCode != c.status {
-				b, _ := io.ReadAll(resp.Body)
-				t.Errorf("%s %s, want %d", resp.Status, b, c.status)
+			reason := cmp.Or(c.reason, string(upstreamInvalid))
+			if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != c.status || !strings.Contains(string(b), `"reason":"`+reason+`"`) {
+				t.Errorf("%s %s %v, want %d %s", resp.Status, b, err, c.status, reason)
+			}
+			if told, want := w.told(), []string{reason + " Allowed"}; !slices.Equal(told, want) { // it was, and failed
+				t.Errorf("events %q, want %q", told, want)
 			}
 		})
+	}
+}
+
+// awaitHeaders reads up to the HEADERS of a request, which is on stream 1.
+func awaitHeaders(c io.Writer, br io.Reader) error {
+	in := http2.NewFramer(c, br)
+	for {
+		f, err := in.ReadFrame()
+		if err != nil || f.Header().Type == http2.FrameHeaders {
+			return err
+		}
 	}
 }
 

@@ -229,38 +229,58 @@ func TestConnectMalformed(t *testing.T) {
 	}
 }
 
+// TestHeadLimits are those of a connection to the proxy itself: the answer, the end
+// and the event. What is just below a bound is judged, here by a policy that allows
+// nothing.
 func TestHeadLimits(t *testing.T) {
-	w := newWorld(t, rules{}, func(o *Options) { o.Limits.HeadTime = 100 * time.Millisecond; o.Limits.RequestHead = 16 << 10 })
+	const connect, request = "CONNECT a.example:443 HTTP/1.1\r\n", "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n"
 	for _, c := range []struct {
 		why, head string
 		status    int
+		code      code
 	}{
-		{"slow", "CONNECT a.example:443 HTTP/1.1\r\nX-Slow: ", 408},
-		{"slow with a large head", "GET http://a.example/ HTTP/1.1\r\nX-Slow: " + strings.Repeat("x", 3000), 408},
-		{"large CONNECT", "CONNECT a.example:443 HTTP/1.1\r\nX: " + strings.Repeat("x", 9<<10) + "\r\n\r\n", 431},
-		{"large request", "GET http://a.example/ HTTP/1.1\r\nX: " + strings.Repeat("x", 17<<10) + "\r\n\r\n", 431},
-		{"endless line", strings.Repeat("A", 20<<10), 431},
-		{"many fields", "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n" + strings.Repeat("X: y\r\n", 200) + "\r\n", 400},
+		{"slow", connect + "X-Slow: ", 408, headTimeout},
+		{"slow with a large head", request + "X-Slow: " + strings.Repeat("x", 3000), 408, headTimeout},
+		{"large CONNECT", connect + "X: " + strings.Repeat("x", 9<<10) + "\r\n\r\n", 431, headTooLarge},
+		{"less large CONNECT", connect + "X: " + strings.Repeat("x", 8000) + "\r\n\r\n", 403, policyDenied},
+		{"large request", request + "X: " + strings.Repeat("x", 17<<10) + "\r\n\r\n", 431, headTooLarge},
+		{"less large request", request + "X: " + strings.Repeat("x", 16000) + "\r\n\r\n", 403, policyDenied},
+		{"endless line", strings.Repeat("A", 20<<10), 431, headTooLarge},
+		{"many fields", request + strings.Repeat("X: y\r\n", 128) + "\r\n", 400, badRequestCode},
+		{"fewer fields", request + strings.Repeat("X: y\r\n", 127) + "\r\n", 403, policyDenied},
+		{"silent", "", 0, ""},
 	} {
 		t.Run(c.why, func(t *testing.T) {
-			if r, _ := w.open().send(c.head).answer("GET"); r.StatusCode != c.status {
-				t.Errorf("status %s, want %d", r.Status, c.status)
+			w := newWorld(t, rules{}, func(o *Options) { o.Limits.HeadTime = 300 * time.Millisecond; o.Limits.RequestHead = 16 << 10 })
+			conn := w.open().send(c.head)
+			told := 0
+			if c.status != 0 {
+				told = 1
+				if r, b := conn.answer("GET"); r.StatusCode != c.status || !strings.Contains(b, `"`+string(c.code)+`"`) {
+					t.Errorf("%s %s, want %d %s", r.Status, b, c.status, c.code)
+				}
+				w.event(func(e event.Event) bool { return e.DispositionID == event.Blocked })
+			}
+			if got := conn.all(); got != "" {
+				t.Errorf("and then %q", got)
+			}
+			if n := len(w.told()); n != told {
+				t.Errorf("events %q, want %d", w.told(), told)
 			}
 		})
 	}
-	t.Run("silent", func(t *testing.T) {
-		if got := w.open().all(); got != "" {
-			t.Errorf("a client that said nothing got %q", got)
-		}
-	})
 }
 
 func TestConnectionLimit(t *testing.T) {
 	w := newWorld(t, rules{"a.example:443": {}}, func(o *Options) { o.Limits.Connections = 2 })
 	w.origin(echo, "a.example:443")
 	a, b := w.connect("a.example:443"), w.connect("a.example:443")
-	if r, body := w.open().answer("GET"); r.StatusCode != 429 || !strings.Contains(body, "too_many_connections") {
+	third := w.open()
+	if r, body := third.answer("GET"); r.StatusCode != 429 || !strings.Contains(body, "too_many_connections") {
 		t.Errorf("third connection: %s %s", r.Status, body)
+	}
+	if rest := third.all(); rest != "" || fmt.Sprint(w.told()) != "[too_many_connections Blocked]" {
+		t.Errorf("and then %q; events %q", rest, w.told())
 	}
 	a.CloseWrite()
 	a.all()

@@ -103,7 +103,7 @@ func (w *world) secureRaw(host string, handle func(net.Conn, *bufio.Reader), pro
 
 func (w *world) secureServer(cfg *tls.Config, s *http.Server, name, port string) {
 	l := listen(w.t)
-	s.TLSConfig = cfg
+	s.TLSConfig = cfg.Clone() // which net/http changes
 	done := make(chan struct{})
 	go func() { defer close(done); s.ServeTLS(l, "", "") }()
 	w.t.Cleanup(func() { w.end(); w.server.Close(); s.Close(); <-done })

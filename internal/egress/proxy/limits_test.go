@@ -3,88 +3,41 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
 	"net/textproto"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"sallyport/internal/egress/inspect"
 	"sallyport/internal/event"
 )
 
-// TestLimitsInside reaches each bound of a connection whose TLS ends here: the
-// status, the end of the connection, and an event.
-func TestLimitsInside(t *testing.T) {
-	const start = "GET / HTTP/1.1\r\nHost: api.example.com\r\n"
-	for why, c := range map[string]struct {
-		text   string
-		limits func(*Limits)
-		status int
-		code   code
-	}{
-		"large head":  {start + "A: " + strings.Repeat("x", 5000) + "\r\n\r\n", func(l *Limits) { l.RequestHead = 4096 }, 431, headTooLarge},
-		"many fields": {start + strings.Repeat("A: b\r\n", maxFields) + "\r\n", func(*Limits) {}, 400, badRequestCode},
-		"slow head":   {start, func(l *Limits) { l.HeadTime = 200 * time.Millisecond }, 408, headTimeout},
-		"long target": {"GET /" + strings.Repeat("a", 17<<10) + " HTTP/1.1\r\nHost: api.example.com\r\n\r\n", func(*Limits) {}, 400, badRequestCode},
-	} {
-		t.Run(why, func(t *testing.T) {
-			w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { c.limits(&o.Limits) })
-			r := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
-			resp, body := r.say(c.text).answer("GET")
-			if resp.StatusCode != c.status || !strings.Contains(body, `"`+string(c.code)+`"`) {
-				t.Errorf("%s %s, want %d %s", resp.Status, body, c.status, c.code)
-			}
-			r.ends()
-			w.event(func(e event.Event) bool { return e.StatusCode == string(c.code) })
-		})
-	}
-}
-
-// TestStreamLimits are those of HTTP/2.
-func TestStreamLimits(t *testing.T) {
-	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.RequestHead = 4096 })
-	var got seen
-	w.secureWeb(true, got.recording, "api.example.com:443")
-	client := w.client(own, true)
-	for size, status := range map[int]int{100: 200, 5000: 431} { // net/http's client does not send more than twice the bound
-		req, _ := http.NewRequest("GET", "https://api.example.com/", nil)
-		req.Header.Set("A", strings.Repeat("x", size))
-		resp, err := client.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != status {
-			t.Errorf("%d bytes: %s, want %d", size, resp.Status, status)
-		}
-	}
-	w.event(func(e event.Event) bool { return e.StatusCode == string(headTooLarge) })
-	if n := len(got.all()); n != 1 {
-		t.Errorf("the server saw %d requests, want 1", n)
-	}
-}
-
 // TestAnswersAreBounded: what a server says before its answer, and the head of
-// that, end in an answer of ours and an event with a reason of its own, at once
-// and without being collected.
+// that, end in an answer of ours and one event with a reason of its own, at once
+// and without being collected. What is just below passes.
 func TestAnswersAreBounded(t *testing.T) {
-	for reason, serve := range map[string]http.HandlerFunc{
-		"upstream_interim": func(rw http.ResponseWriter, r *http.Request) {
-			for range 100_000 {
+	for reason, serve := range map[string]func(http.ResponseWriter, *http.Request, bool){
+		"upstream_interim": func(rw http.ResponseWriter, r *http.Request, over bool) {
+			for range map[bool]int{true: 100_000, false: maxInterim - 1}[over] {
 				if r.Context().Err() != nil {
 					return
 				}
 				rw.WriteHeader(http.StatusEarlyHints)
 			}
 		},
-		"upstream_head": func(rw http.ResponseWriter, _ *http.Request) {
-			for i := range 20 { // 80 KiB
+		"upstream_head": func(rw http.ResponseWriter, _ *http.Request, over bool) {
+			for i := range map[bool]int{true: 20, false: 7}[over] { // 80 KiB; 28 KiB
 				rw.Header().Set(fmt.Sprintf("X-%d", i), strings.Repeat("x", 4<<10))
 			}
 		},
@@ -94,31 +47,42 @@ func TestAnswersAreBounded(t *testing.T) {
 				w, own := inspecting(t, policyOf(t, readOnlyPolicy))
 				var asked, passed atomic.Int32
 				w.secureWeb(h2, func(rw http.ResponseWriter, r *http.Request) {
-					if asked.Add(1); r.URL.Path == "/" {
-						serve(rw, r)
+					if asked.Add(1); r.URL.Path != "/next" {
+						serve(rw, r, r.URL.Path == "/over")
 					}
 				}, "api.example.com:443")
 				client := w.client(own, h2)
-				ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error { passed.Add(1); return nil }})
-				req, _ := http.NewRequestWithContext(ctx, "GET", "https://api.example.com/", nil)
+				get := func(path string) (status int, body string) {
+					asked.Store(0)
+					passed.Store(0)
+					ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error { passed.Add(1); return nil }})
+					req, _ := http.NewRequestWithContext(ctx, "GET", "https://api.example.com"+path, nil)
+					resp, err := client.Do(req)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer resp.Body.Close()
+					b, err := io.ReadAll(resp.Body)
+					if err != nil {
+						t.Error(err)
+					}
+					return resp.StatusCode, string(b)
+				}
+				if status, b := get("/under"); status != 200 || asked.Load() != 1 || reason == "upstream_interim" && passed.Load() != maxInterim-1 {
+					t.Errorf("below the bound: %d %s after %d interim answers", status, b, passed.Load())
+				}
 				before := heap()
-				resp, err := client.Do(req)
-				if err != nil {
-					t.Fatal(err)
+				if status, b := get("/over"); status != 502 || !strings.Contains(b, `"reason":"`+reason+`"`) || asked.Load() != 1 || passed.Load() > maxInterim {
+					t.Errorf("%d %s after %d interim answers and %d attempts, want 502 %s", status, b, passed.Load(), asked.Load(), reason)
 				}
-				b, _ := io.ReadAll(resp.Body)
-				resp.Body.Close()
-				if resp.StatusCode != 502 || !strings.Contains(string(b), `"reason":"`+reason+`"`) || asked.Load() != 1 || passed.Load() > maxInterim {
-					t.Errorf("%s %s after %d interim answers and %d attempts, want 502 %s", resp.Status, b, passed.Load(), asked.Load(), reason)
-				}
-				w.event(func(e event.Event) bool { return e.StatusCode == reason })
 				if grown := heap() - before; grown > 4<<20 {
 					t.Errorf("%d bytes more", grown)
 				}
-				if resp, err = client.Get("https://api.example.com/next"); err != nil || resp.StatusCode != 200 {
-					t.Errorf("afterwards: %v %v", resp, err)
-				} else {
-					resp.Body.Close()
+				if status, b := get("/next"); status != 200 {
+					t.Errorf("afterwards: %d %s", status, b)
+				}
+				if told, want := w.told(), []string{reason + " Allowed"}; !slices.Equal(told, want) { // it was, and failed
+					t.Errorf("events %q, want %q", told, want)
 				}
 			})
 		})
@@ -134,13 +98,18 @@ func TestTunnelsEnd(t *testing.T) {
 	} {
 		t.Run(reason, func(t *testing.T) {
 			w := newWorld(t, rules{"a.example:443": {}}, func(o *Options) { limit(&o.Limits) })
-			w.origin(echo, "a.example:443")
+			ended := make(chan struct{})
+			w.origin(func(c *net.TCPConn) { echo(c); close(ended) }, "a.example:443")
 			c := w.connect("a.example:443")
 			for err := error(nil); err == nil && reason == endLifetime; time.Sleep(time.Millisecond) {
 				_, err = c.Write([]byte("x"))
 			}
 			io.Copy(io.Discard, c.br)
+			<-ended // the server's side, too
 			w.event(func(e event.Event) bool { return e.StatusCode == reason })
+			if told := w.told(); len(told) != 1 {
+				t.Errorf("events %q, want %s alone", told, reason)
+			}
 		})
 	}
 }
@@ -156,11 +125,15 @@ func (slowNames) Resolve(ctx context.Context, _ string) ([]netip.Addr, error) {
 // TestSlowName: a name that is not answered in time is 504.
 func TestSlowName(t *testing.T) {
 	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.Dial, o.Resolver = 100*time.Millisecond, slowNames{} })
-	r, body := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com")).say("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n").answer("GET")
+	c := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+	r, body := c.say("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n").answer("GET")
 	if r.StatusCode != 504 || !strings.Contains(body, string(upstreamTimeout)) {
 		t.Errorf("%s %s, want 504", r.Status, body)
 	}
-	w.event(func(e event.Event) bool { return e.StatusCode == "name_not_resolved" })
+	c.ends()
+	if told := w.told(); !slices.Equal(told, []string{"name_not_resolved Allowed"}) {
+		t.Errorf("events %q, want name_not_resolved", told)
+	}
 }
 
 // TestUnreadBodiesAreBounded: a client that does not read stops the server, and
@@ -194,22 +167,52 @@ func TestUnreadBodiesAreBounded(t *testing.T) {
 	})
 }
 
-// TestInspectedConnectionsAreBounded: one too many is told so, and the others go
-// on.
-func TestInspectedConnectionsAreBounded(t *testing.T) {
-	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.Inspected = 1 })
-	var got seen
-	w.secureWeb(false, got.recording, "api.example.com:443")
-	get := "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
-	first := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
-	first.say(get).answer("GET")
-	second := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
-	if r, b := second.say(get).answer("GET"); r.StatusCode != 503 || !strings.Contains(b, "too_many_requests") {
-		t.Errorf("%s %s, want 503", r.Status, b)
-	}
-	w.event(func(e event.Event) bool { return e.StatusCode == "too_many_requests" })
-	if r, _ := first.say(get).answer("GET"); r.StatusCode != 200 {
-		t.Errorf("the first one: %s", r.Status)
+// TestPlacesAreBounded: one connection too many that carries HTTP is told so and
+// closed, or reset where it would have spoken HTTP/2; the server hears nothing of
+// it, and the others go on.
+func TestPlacesAreBounded(t *testing.T) {
+	const get = "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
+	for why, c := range map[string]struct {
+		limit func(*Limits)
+		open  func(*world, *inspect.Authority) *raw
+	}{
+		"plain": {func(l *Limits) { l.Requests = 1 }, func(w *world, _ *inspect.Authority) *raw {
+			return w.raw(w.capture("api.example.com", "93.184.216.34:443").TCPConn)
+		}},
+		"TLS": {func(l *Limits) { l.Inspected = 1 }, func(w *world, own *inspect.Authority) *raw {
+			return w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+		}},
+	} {
+		t.Run(why, func(t *testing.T) {
+			w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { c.limit(&o.Limits) })
+			var got seen
+			if why == "plain" {
+				w.web(got.recording, "api.example.com:443")
+			} else {
+				w.secureWeb(true, got.recording, "api.example.com:443")
+			}
+			first := c.open(w, own)
+			first.say(get).answer("GET")
+			second := c.open(w, own)
+			if r, b := second.say(get).answer("GET"); r.StatusCode != 503 || !strings.Contains(b, `"too_many_requests"`) {
+				t.Errorf("%s %s, want 503", r.Status, b)
+			}
+			second.ends()
+			want := []string{"too_many_requests Blocked"}
+			if why == "TLS" {
+				want = append(want, want[0])
+				third := w.tunnelTLS(own, "api.example.com:443", "api.example.com", "h2")
+				if _, err := io.ReadAll(third); !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("HTTP/2: %v, want a reset", err)
+				}
+			}
+			if told := w.told(); !slices.Equal(told, want) {
+				t.Errorf("events %q, want %q", told, want)
+			}
+			if r, _ := first.say(get).answer("GET"); r.StatusCode != 200 || len(got.all()) != 2 {
+				t.Errorf("the first one: %s; the server saw %q", r.Status, got.all())
+			}
+		})
 	}
 }
 
@@ -254,6 +257,9 @@ func TestStalledHandshake(t *testing.T) {
 	c.send(string(hello)) // and no more
 	io.Copy(io.Discard, c.br)
 	w.event(func(e event.Event) bool { return e.StatusCode == "client_tls" })
+	if told := w.told(); !slices.Equal(told, []string{"client_tls Blocked"}) {
+		t.Errorf("events %q, want client_tls", told)
+	}
 }
 
 // recordedHello is a ClientHello.

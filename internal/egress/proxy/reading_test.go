@@ -105,34 +105,6 @@ func TestExpectIsAnswered(t *testing.T) {
 	}
 }
 
-// TestHeldBodiesAreBounded in time, in size and all together.
-func TestHeldBodiesAreBounded(t *testing.T) {
-	head := "POST /rpc HTTP/1.1\r\nHost: api.example.com\r\nContent-Type: application/json\r\n"
-	for why, c := range map[string]struct {
-		text   string
-		limits func(*Limits)
-		status int
-		reason string
-	}{
-		"slow":           {head + "Content-Length: 100\r\n\r\n{", func(l *Limits) { l.BodyTime = 100 * time.Millisecond }, 408, "body_timeout"},
-		"declared large": {head + "Content-Length: 2000\r\n\r\n", func(*Limits) {}, 413, "body_too_large"},
-		"chunked large":  {head + "Transfer-Encoding: chunked\r\n\r\n7d0\r\n" + strings.Repeat("x", 2000) + "\r\n0\r\n\r\n", func(*Limits) {}, 413, "body_too_large"},
-		"together":       {head + "Content-Length: 100\r\n\r\n", func(l *Limits) { l.Held = 99 }, 503, "too_many_bodies"},
-	} {
-		t.Run(why, func(t *testing.T) {
-			w, own := inspecting(t, policyOf(t, bodiesPolicy), func(o *Options) { c.limits(&o.Limits) })
-			r := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
-			resp, body := r.say(c.text).answer("POST")
-			if resp.StatusCode != c.status || !strings.Contains(body, `"`+c.reason+`"`) {
-				t.Errorf("%s %s, want %d", resp.Status, body, c.status)
-			}
-			r.ends()
-			w.event(func(e event.Event) bool { return e.StatusCode == c.reason })
-			w.eventually("no body is held", func() bool { return w.server.held.Load() == 0 })
-		})
-	}
-}
-
 const socketPolicy = `      - host: api.example.com
         port: 443
         protocol: websocket

@@ -1,0 +1,307 @@
+package proxy
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"sallyport/internal/egress/inspect"
+)
+
+// ask is a request, for either version of HTTP.
+type ask struct {
+	method, path string
+	fields       []string // name, value and so on
+	body         string
+	length       int  // that it declares; 0: none, and the body is in chunks
+	head         bool // its head has no end, and nothing follows
+	open         bool // its body has no end, and nothing follows
+}
+
+func (a ask) http1() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: api.example.com\r\n", a.method, a.path)
+	for f := range slices.Chunk(a.fields, 2) {
+		fmt.Fprintf(&b, "%s: %s\r\n", f[0], f[1])
+	}
+	switch {
+	case a.head:
+		return b.Bytes()
+	case a.method == "GET":
+		b.WriteString("\r\n")
+	case a.length > 0:
+		fmt.Fprintf(&b, "Content-Length: %d\r\n\r\n%s", a.length, a.body)
+	default:
+		fmt.Fprintf(&b, "Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(a.body), a.body)
+	}
+	return b.Bytes()
+}
+
+// http2 gives the frames of a request on a stream.
+func (a ask) http2(stream uint32) []byte {
+	var block, out bytes.Buffer
+	e := hpack.NewEncoder(&block)
+	fields := append([]string{":method", a.method, ":scheme", "https", ":authority", "api.example.com", ":path", a.path}, a.fields...)
+	if a.length > 0 {
+		fields = append(fields, "content-length", strconv.Itoa(a.length))
+	}
+	for f := range slices.Chunk(fields, 2) {
+		e.WriteField(hpack.HeaderField{Name: strings.ToLower(f[0]), Value: f[1]})
+	}
+	const most = 16 << 10 // in a frame
+	f := http2.NewFramer(&out, nil)
+	head := block.Next(most)
+	f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: head, EndHeaders: block.Len() == 0 && !a.head, EndStream: a.method == "GET"})
+	for block.Len() > 0 {
+		head = block.Next(most)
+		f.WriteContinuation(stream, block.Len() == 0 && !a.head, head)
+	}
+	for rest := []byte(a.body[:min(len(a.body), window)]); len(rest) > 0; { // more must not be sent
+		n := min(len(rest), most)
+		f.WriteData(stream, n == len(rest) && !a.open && len(a.body) <= window, rest[:n])
+		rest = rest[n:]
+	}
+	return out.Bytes()
+}
+
+// speaker says requests one after the other, by one of the versions. What it says
+// may not arrive: a connection can end in the middle.
+type speaker interface {
+	begin(ask) (say []byte)
+	hear() (status int, body, end string)
+	io.Writer
+}
+
+// speak connects.
+func (w *world) speak(own *inspect.Authority, h2 bool) speaker {
+	w.t.Helper()
+	if h2 {
+		return w.multiplex(own)
+	}
+	return single{w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))}
+}
+
+type single struct{ *raw }
+
+func (single) begin(a ask) []byte { return a.http1() }
+
+// hear tells of an end only if it comes after an answer that says so.
+func (s single) hear() (status int, body, end string) {
+	resp, body := s.answer("GET")
+	if !resp.Close {
+		return resp.StatusCode, body, "goes on"
+	}
+	s.ends()
+	return resp.StatusCode, body, "closed"
+}
+
+// multiplex speaks HTTP/2 inside TLS by hand.
+type multiplex struct {
+	io.Writer
+	in   *http2.Framer
+	last uint32 // stream
+}
+
+// multiplex begins; what it sends may then fill the window that it was given.
+func (w *world) multiplex(own *inspect.Authority) *multiplex {
+	w.t.Helper()
+	c := w.tunnelTLS(own, "api.example.com:443", "api.example.com", "h2")
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	m := &multiplex{c, http2.NewFramer(c, c), 1}
+	m.in.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	io.WriteString(c, http2.ClientPreface)
+	m.in.WriteSettings()
+	for {
+		switch f, err := m.in.ReadFrame(); f.(type) {
+		case nil:
+			w.t.Fatalf("the beginning of HTTP/2: %v", err)
+		case *http2.WindowUpdateFrame:
+			return m
+		}
+	}
+}
+
+func (m *multiplex) begin(a ask) []byte {
+	m.last += 2
+	return a.http2(m.last)
+}
+
+// hear is about the last request. Its stream alone ends where the connection goes
+// on; after GOAWAY it does not.
+func (m *multiplex) hear() (status int, body, end string) {
+	for {
+		f, err := m.in.ReadFrame()
+		if err != nil {
+			return status, body, "closed"
+		}
+		h := f.Header()
+		if h.Type == http2.FrameGoAway {
+			io.Copy(io.Discard, m.Writer.(io.Reader))
+			return status, body, "goaway"
+		}
+		if h.StreamID != m.last {
+			continue
+		}
+		switch f := f.(type) {
+		case *http2.RSTStreamFrame:
+			return status, body, "reset"
+		case *http2.MetaHeadersFrame:
+			status, _ = strconv.Atoi(f.PseudoValue("status"))
+		case *http2.DataFrame:
+			body += string(f.Data())
+		}
+		if h.Type <= http2.FrameHeaders && h.Flags&http2.FlagDataEndStream != 0 {
+			return status, body, "goes on"
+		}
+	}
+}
+
+// allocated is all that was allocated so far, what has been given up since too: a
+// buffer that grows shows, whenever it is looked at.
+func allocated() int64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.TotalAlloc)
+}
+
+// told are the events so far but those of what was allowed.
+func (w *world) told() (list []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.events {
+		if e.StatusCode != "" {
+			list = append(list, fmt.Sprintf("%s %s", e.StatusCode, e.Disposition))
+		}
+	}
+	return list
+}
+
+const boundsPolicy = `      - {host: api.example.com, port: 443, protocol: rest, path: /rest, access: read-only, enforcement: enforce}
+      - {host: api.example.com, port: 443, protocol: json-rpc, path: /rpc, enforcement: enforce, json_rpc: {max_body_bytes: 32768}, rules: [{allow: {method: get}}]}`
+
+// The bound of a head and of a body in TestBounds, and how many times that is
+// sent. memory is how many times it may be allocated meanwhile, and kept; for a body
+// of HTTP/2 its window comes to the first of them, in pieces that are joined.
+const (
+	bound  = 32 << 10
+	times  = 60
+	memory = 25
+)
+
+func repeated(n int, f func(i int) []string) (list []string) {
+	for i := range n {
+		list = append(list, f(i)...)
+	}
+	return list
+}
+
+func call(pad int) ask {
+	body := `{"jsonrpc":"2.0","id":1,"method":"get"` + strings.Repeat(" ", pad) + `}`
+	return ask{method: "POST", path: "/rpc", fields: []string{"Content-Type", "application/json"}, body: body, length: len(body)}
+}
+
+func (a ask) with(change func(*ask)) ask {
+	change(&a)
+	return a
+}
+
+// bounds are what a client can ask too much of. A request of HTTP/1 that is
+// refused is the last of its connection; one of HTTP/2 is not, unless it says so.
+// Beyond twice the bound of a head net/http refuses it, and makes no event.
+var bounds = []struct {
+	why         string
+	over, under ask
+	limits      func(*Limits)
+	status      int
+	reason      string // of the answer and of the event
+	h2          string // where HTTP/2 differs: status, reason or nothing, and how its connection ends
+}{
+	{"head", get("X", pad(times*bound)), get("X", pad(bound-300)), none, 431, "head_too_large", "0 - goaway"},
+	{"head, a little", get("X", pad(bound+1000)), get("X", pad(bound-300)), none, 431, "head_too_large", ""},
+	{"head, twice", get("X", pad(2*bound), "Y", pad(1000)), get("X", pad(bound-300)), none, 431, "head_too_large", "431 -"},
+	{"fields", get(repeated(140, named)...), get(repeated(120, named)...), none, 400, "bad_request", "431 head_too_large"},
+	{"slow head", get("X", "y").with(func(a *ask) { a.head = true }), get(), hasty, 408, "head_timeout", "0 - goaway"},
+	{"target", ask{method: "GET", path: "/rest?" + pad(17<<10)}, ask{method: "GET", path: "/rest?" + pad(15<<10)}, none, 400, "bad_request", ""},
+	{"pairs of a query", pairs(513), pairs(512), none, 400, "bad_request", ""},
+	{"body that says its length", call(times * bound), call(bound - 100), none, 413, "body_too_large", ""},
+	{"body that does not", call(times * bound).with(unsized), call(bound - 100).with(unsized), none, 413, "body_too_large", ""},
+	{"slow body", call(0).with(func(a *ask) { a.length++; a.open = true }), call(0), hasty, 408, "body_timeout", ""},
+	{"bodies together", call(200), call(100), func(l *Limits) { l.Held = 200 }, 503, "too_many_bodies", ""},
+}
+
+func get(fields ...string) ask { return ask{method: "GET", path: "/rest", fields: fields} }
+func pairs(n int) ask {
+	return ask{method: "GET", path: "/rest?" + strings.Repeat("a=b&", n-1) + "a=b"}
+}
+func pad(n int) string     { return strings.Repeat("x", n) }
+func named(i int) []string { return []string{fmt.Sprintf("X-%d", i), "y"} }
+func unsized(a *ask)       { a.length = 0 }
+func none(*Limits)         {}
+
+func hasty(l *Limits) {
+	l.HeadTime, l.BodyTime, l.KeepAlive = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
+}
+
+// TestBounds reaches each: the answer, the end of the connection, the one event,
+// what the server sees of it, and what is allocated while many times the bound is
+// sent. What is just below passes.
+func TestBounds(t *testing.T) {
+	for _, c := range bounds {
+		t.Run(c.why, func(t *testing.T) {
+			versions(t, func(t *testing.T, h2 bool) {
+				w, own := inspecting(t, policyOf(t, boundsPolicy), func(o *Options) { c.limits(&o.Limits) })
+				var got seen
+				w.secureWeb(h2, got.recording, "api.example.com:443")
+				status, reason, end := c.status, c.reason, "closed"
+				if h2 {
+					end = "goes on"
+					fmt.Sscan(c.h2, &status, &reason, &end)
+				}
+				s := w.speak(own, h2)
+				text := s.begin(c.over)
+				kept, before := heap(), allocated()
+				s.Write(text)
+				is, body, ended := s.hear()
+				used, may := allocated()-before, int64(memory*bound)
+				var want []string
+				if reason != "-" {
+					want = []string{reason + " Blocked"}
+				}
+				if is != status || ended != end || want != nil && !strings.Contains(body, `"reason":"`+reason+`"`) {
+					t.Errorf("%d %s, %s; want %d %s, %s", is, body, ended, status, reason, end)
+				}
+				if told := w.told(); !slices.Equal(told, want) {
+					t.Errorf("events %q, want %q", told, want)
+				}
+				if h2 && c.over.body != "" {
+					may += 2 * window
+				}
+				if used > may {
+					t.Errorf("%d bytes allocated while %d were sent; %d are too many", used, len(text), may)
+				}
+				w.eventually("all of it but a little is given back", func() bool { return heap()-kept < bound*memory })
+				runtime.KeepAlive(text)
+				if len(got.all()) > 0 {
+					t.Errorf("the server saw %.200q", got.all())
+				}
+				if ended != "goes on" {
+					s = w.speak(own, h2)
+				}
+				s.Write(s.begin(c.under))
+				if is, body, ended := s.hear(); is != 200 || ended != "goes on" || len(got.all()) != 1 || !strings.HasPrefix(got.all()[0], c.under.method+" api.example.com "+c.under.path) {
+					t.Errorf("below the bound: %d %s, %s; the server saw %.200q", is, body, ended, got.all())
+				}
+				w.eventually("no body is held", func() bool { return w.server.held.Load() == 0 })
+			})
+		})
+	}
+}
