@@ -50,6 +50,9 @@ func TestLearn(t *testing.T) {
 		event.Connection(event.Open, curl, at("api.example", 443), ok),
 		event.Request(get("GET", "/v1/items"), curl, at("api.example", 443), ok),
 		event.Request(get("POST", "/v1/items"), curl, at("api.example", 443), ok),
+		event.Request(get("PUT", "/v1/a%2Fb"), curl, at("api.example", 443), ok),
+		event.Request(event.HTTP{Method: "GET", Path: "/plain", Scheme: "http"}, curl, at("plain.cdn.example", 443), ok),
+		event.Request(event.HTTP{Method: "GET", Path: "/chat", Scheme: "http", Status: 101}, curl, at("socket.cdn.example", 443), ok),
 		event.Request(get("GET", "/v1/*"), curl, at("api.example", 443), ok),
 		event.Request(get("DELETE", "/v1/audited"), curl, at("api.example", 443), event.Verdict{Disposition: event.Logged, Reason: rego.ReasonRequest, Rule: "api"}),
 		event.Request(get("DELETE", "/v1/items"), curl, at("api.example", 443), no(rego.ReasonRequest)),
@@ -73,7 +76,7 @@ func TestLearn(t *testing.T) {
 		l.event(e)
 	}
 	l.done(func(said string) {
-		if !strings.Contains(said, "values of queries are not recorded, and 2 rules take any;") {
+		if !strings.Contains(said, "values of queries are not recorded, and 3 rules take any;") {
 			t.Errorf("said: %s", said)
 		}
 	}, []byte(learnPolicy))
@@ -93,9 +96,12 @@ func TestLearn(t *testing.T) {
 	want := policy.Render([]policy.NetworkPolicy{
 		{Key: "curl", Binaries: []policy.Binary{{Path: "/usr/bin/curl"}}, Endpoints: []policy.Endpoint{
 			{Host: "a.cdn.example", Ports: []uint16{443}},
-			{Host: "api.example", Ports: []uint16{443}, Protocol: policy.REST, Rules: []policy.Rule{
+			{Host: "api.example", Ports: []uint16{443}, Protocol: policy.REST, L7: policy.L7{AllowEncodedSlash: true}, Rules: []policy.Rule{
+				{Allow: policy.Match{Method: "PUT", Path: "/v1/a%2Fb", Query: anyToken, QueryExact: true}},
 				{Allow: policy.Match{Method: "GET", Path: "/v1/items", Query: anyToken, QueryExact: true}},
 				{Allow: policy.Match{Method: "POST", Path: "/v1/items", Query: anyToken, QueryExact: true}}}},
+			{Host: "plain.cdn.example", Ports: []uint16{443}, Protocol: policy.REST, Rules: []policy.Rule{{Allow: policy.Match{Method: "GET", Path: "/plain", QueryExact: true}}}},
+			{Host: "socket.cdn.example", Ports: []uint16{443}}, // of a websocket that nobody reads, all is said by its host
 		}},
 		{Key: "nc", Binaries: []policy.Binary{{Path: "/usr/bin/nc"}}, Endpoints: []policy.Endpoint{
 			{Host: "db.example", Ports: []uint16{5432}, Protocol: policy.TCP, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.4.0.7/32")}},

@@ -70,6 +70,7 @@ r.on("connect", (res, socket, head) => {
 const cargoFetch = `mkdir -p c/src .cargo && echo 'fn main(){}' > c/src/main.rs &&
 printf '[package]\nname="c"\nversion="0.1.0"\nedition="2021"\n[dependencies]\ntiny={version="1",registry="r"}\n' > c/Cargo.toml &&
 printf '[registries.r]\nindex="sparse+https://HOST/crates/"\n[net]\nretry=0\n' > .cargo/config.toml &&
+export RUSTC_BOOTSTRAP=1 CARGO_UNSTABLE_SPARSE_REGISTRY=true && # for a cargo of before 1.68, Debian 12's
 cd c && cargo fetch && ls $CARGO_HOME/registry/cache/*/`
 
 const javaGet = `import java.net.*; import java.io.*;
