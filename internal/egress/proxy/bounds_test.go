@@ -194,7 +194,7 @@ const boundsPolicy = `      - {host: api.example.com, port: 443, protocol: rest,
 const (
 	bound  = 32 << 10
 	times  = 60
-	memory = 25
+	memory = 40
 )
 
 func repeated(n int, f func(i int) []string) (list []string) {
