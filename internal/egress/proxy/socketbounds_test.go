@@ -70,8 +70,8 @@ func TestMessagesAreBounded(t *testing.T) {
 			if code := websocket.CloseStatus(err); code != c.code {
 				t.Errorf("%v, want %d", err, c.code)
 			}
-			if used := allocated() - before; used > 16*most {
-				t.Errorf("%d bytes allocated, more than 16 times the bound", used)
+			if used := allocated() - before; used > 24*most {
+				t.Errorf("%d bytes allocated, more than 24 times the bound", used)
 			}
 			if b := receive(t, got); b != "closed with 1001" {
 				t.Errorf("the server: %s", b)
