@@ -159,8 +159,7 @@ func (w tlsWay) load(self string, s tlsSpec, roots string, look func(pid int)) (
 	}
 	spec, err := json.Marshal(s)
 	check(err)
-	argv := append(slices.Clone(w.prefix), self, "role", "tlsload", string(spec))
-	c := exec.Command(argv[0], argv[1:]...)
+	c := w.command(self, "role", "tlsload", string(spec))
 	var said strings.Builder
 	c.Stderr = &said
 	in, err := c.StdinPipe()

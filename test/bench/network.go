@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -113,11 +114,21 @@ func serve(c *exec.Cmd) (addr string, stop func()) {
 	}
 }
 
+// command is a load in a session of its own, which the agent of a sandbox has: the
+// kernel divides time among sessions before it does among processes (autogroups,
+// sched(7)), and a load that shares one with its server and proxy is scheduled
+// in another way.
+func (w way) command(argv ...string) *exec.Cmd {
+	argv = append(slices.Clone(w.prefix), argv...)
+	c := exec.Command(argv[0], argv[1:]...)
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: len(w.prefix) == 0}
+	return c
+}
+
 func (w way) load(self string, s loadSpec) (r loadResult, err error) {
 	spec, err := json.Marshal(s)
 	check(err)
-	argv := append(slices.Clone(w.prefix), self, "role", "load", string(spec))
-	c := exec.Command(argv[0], argv[1:]...)
+	c := w.command(self, "role", "load", string(spec))
 	var said strings.Builder
 	c.Stderr = &said
 	out, err := c.Output()
