@@ -66,8 +66,9 @@ type sandbox struct {
 	servers     servers
 	unix        []gate.Grant
 	publisher   publisher
-	umask       int // the caller's, handed to the agent
-	gcPercent   int // to be set again when the agent runs
+	umask       int    // the caller's, handed to the agent
+	gcPercent   int    // to be set again when the agent runs
+	headroom    []byte // gcHeadroom
 
 	health  health
 	session *event.Session

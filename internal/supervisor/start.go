@@ -49,6 +49,7 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 		return 0, startError(s.o.Command[0], err)
 	}
 	debug.SetGCPercent(s.gcPercent)
+	s.headroom = make([]byte, gcHeadroom)
 	s.agent = agent
 	s.servers.member = s.member
 	close(s.running)
@@ -60,6 +61,12 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 	}
 	return s.keep(ctx, path, stopForwarding)
 }
+
+// gcHeadroom is counted by the garbage collector and never touched, so it takes no
+// memory. With the few MB that live here, a collection would else come after as
+// few, hundreds of times a second under load. So it comes after some more, which
+// is all that it costs: at most this many bytes again.
+const gcHeadroom = 8 << 20
 
 // obstacles puts the steps that a host refuses most often into words.
 var obstacles = []struct {
