@@ -173,10 +173,33 @@ func (h grant) covers(g grant) bool {
 		return false
 	case h.transport || g.transport:
 		return g.transport // an endpoint of MCP that covers has it too
+	case g.e.Protocol == WebSocket && !h.hears(g):
+		return false
 	case h.m == nil:
 		return true
 	}
 	return g.m != nil && matchCovers(h.m, g.m, g.e.rpc())
+}
+
+// hears says whether a WebSocket of h is read no closer than one of g. What no
+// rule could be about is not let pass by audit: a binary message passes with access
+// full only, and where rules are about operations, no text that cannot be read as some.
+func (h grant) hears(g grant) bool {
+	if g.m == nil && g.e.Access == "full" && h.e.Access != "full" {
+		return false
+	}
+	texts := g.m == nil || methodCovers(g.m.Method, MethodText, false)
+	return !texts || !h.e.aboutOperations() || g.e.aboutOperations()
+}
+
+// aboutOperations says whether a rule of an endpoint is about GraphQL operations.
+func (e *Endpoint) aboutOperations() bool {
+	return slices.ContainsFunc(e.Rules, func(r Rule) bool { return r.Allow.aboutOperations() }) ||
+		slices.ContainsFunc(e.DenyRules, func(m Match) bool { return m.aboutOperations() })
+}
+
+func (m *Match) aboutOperations() bool {
+	return m.OperationType+m.OperationName != "" || len(m.Fields) > 0
 }
 
 // covers says whether what l forbids is forbidden by m as well.
@@ -234,7 +257,7 @@ func matchCovers(h, g *Match, rpc bool) bool {
 		return false
 	}
 	// A match that is about operations is not about what has none.
-	if (h.OperationType+h.OperationName != "" || len(h.Fields) > 0) && g.OperationType+g.OperationName == "" && len(g.Fields) == 0 {
+	if h.aboutOperations() && !g.aboutOperations() {
 		return false
 	}
 	return mapsCover(h.Query, g.Query) && mapsCover(h.Params, g.Params)
@@ -298,10 +321,15 @@ func (g grant) asked() string {
 		return "everything, unread, by tcp"
 	case g.transport:
 		return kind + " sessions: GET to listen, DELETE to end"
-	case g.m == nil && g.e.Audit:
-		return "everything by " + kind + ", audited"
 	case g.m == nil:
-		return "everything by " + kind
+		s := "everything by " + kind
+		if g.e.Audit {
+			s += ", audited"
+		}
+		if g.e.Protocol == WebSocket && g.e.Access == "full" {
+			s += ", binary messages too"
+		}
+		return s
 	}
 	return kind + " " + g.m.summary()
 }

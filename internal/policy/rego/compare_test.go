@@ -81,6 +81,44 @@ func TestCompare_queryExact(t *testing.T) {
 	}
 }
 
+// TestCompare_whatAuditRefuses: audit lets pass what no rule allows, but not what the proxy does not read.
+func TestCompare_whatAuditRefuses(t *testing.T) {
+	parsed := func(rest string) *policy.Policy {
+		t.Helper()
+		p, _, err := policy.Parse("p", []byte("version: 1\nnetwork_policies: {a: {binaries: [{path: /x}], endpoints: [{host: a.example, port: 443, protocol: websocket, "+rest+"}]}}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	const (
+		operations = "rules: [{allow: {method: GET}}, {allow: {operation_type: query}}]"
+		texts      = "rules: [{allow: {method: GET}}, {allow: {method: WEBSOCKET_TEXT}}]"
+	)
+	for _, tt := range []struct {
+		had, has string
+		wider    bool
+	}{
+		{"enforcement: audit, access: read-only", "enforcement: audit, access: full", true}, // binary messages
+		{"enforcement: audit, access: read-write", "enforcement: enforce, access: full", true},
+		{"enforcement: audit, access: full", "enforcement: audit, access: read-only", false},
+		{"enforcement: audit, access: full", "enforcement: enforce, access: full", false},
+		{"enforcement: audit, access: read-only", "enforcement: audit, access: read-write", false},
+		{"enforcement: audit, access: read-only", "enforcement: enforce, access: read-write", false},
+		{"enforcement: audit, " + operations, "enforcement: audit, " + texts, true}, // text that is no operation
+		{"enforcement: audit, " + operations, "enforcement: audit, access: full", true},
+		{"enforcement: audit, " + operations, "enforcement: enforce, " + texts, true},
+		{"enforcement: audit, " + texts, "enforcement: audit, " + operations, false},
+		{"enforcement: audit, " + operations, "enforcement: enforce, " + operations, false},
+		{"enforcement: audit, " + operations, "enforcement: enforce, rules: [{allow: {method: GET}}]", false},
+	} {
+		got := slices.ContainsFunc(policy.Compare(parsed(tt.had), parsed(tt.has)), func(d policy.Difference) bool { return d.Wider })
+		if got != tt.wider {
+			t.Errorf("Compare(%s; %s): wider %v, want %v", tt.had, tt.has, got, tt.wider)
+		}
+	}
+}
+
 // TestCompare_namesWhatIsWider: a request that only the second of two policies allows is never passed over.
 func TestCompare_namesWhatIsWider(t *testing.T) {
 	widened, quiet := 0, 0
@@ -130,7 +168,7 @@ func mutated(t *rapid.T, p *policy.Policy) *policy.Policy {
 	np.Endpoints = slices.Clone(np.Endpoints)
 	ep := &np.Endpoints[rapid.IntRange(0, len(np.Endpoints)-1).Draw(t, "which endpoint")]
 	reads := ep.Protocol != policy.Raw
-	switch n := rapid.IntRange(0, 10).Draw(t, "change"); {
+	switch n := rapid.IntRange(0, 11).Draw(t, "change"); {
 	case n == 0 && reads && ep.Protocol != policy.JSONRPC && ep.Protocol != policy.MCP:
 		ep.Access = rapid.SampledFrom([]string{"", "read-only", "read-write", "full"}).Draw(t, "access")
 	case n == 1 && reads:
@@ -152,6 +190,8 @@ func mutated(t *rapid.T, p *policy.Policy) *policy.Policy {
 		np.Binaries = []policy.Binary{{Path: rapid.SampledFrom([]string{"/usr/bin/curl", "/usr/bin/*", "/**"}).Draw(t, "new binary")}}
 	case n == 7:
 		ep.Host = rapid.SampledFrom([]string{"a.example", "*.example", "b.example"}).Draw(t, "new host")
+	case n == 11 && reads:
+		audits(next, tierOf(*ep), !ep.Audit)
 	case n == 8:
 		agreed := map[string]policy.Endpoint{}
 		for _, o := range next.Network {
@@ -159,11 +199,7 @@ func mutated(t *rapid.T, p *policy.Policy) *policy.Policy {
 				if e.Protocol == policy.Raw {
 					continue
 				}
-				tier := e.Path
-				if tier == "/**/b" {
-					tier = "/a/**"
-				}
-				agreed[tier] = e
+				agreed[tierOf(e)] = e
 			}
 		}
 		np.Endpoints = append(np.Endpoints, genReadEndpoint(t, agreed))
@@ -171,4 +207,17 @@ func mutated(t *rapid.T, p *policy.Policy) *policy.Policy {
 		np.Endpoints = append(np.Endpoints, policy.Endpoint{Host: "a.example", Ports: []uint16{443}})
 	}
 	return next
+}
+
+// audits sets the enforcement of all endpoints that must agree on it.
+func audits(p *policy.Policy, tier string, audit bool) {
+	for i := range p.Network {
+		eps := slices.Clone(p.Network[i].Endpoints)
+		for j := range eps {
+			if eps[j].Protocol != policy.Raw && tierOf(eps[j]) == tier {
+				eps[j].Audit = audit
+			}
+		}
+		p.Network[i].Endpoints = eps
+	}
 }

@@ -271,10 +271,7 @@ func genMatch(t *rapid.T, protocol policy.Protocol) policy.Match {
 func genReadEndpoint(t *rapid.T, agreed map[string]policy.Endpoint) policy.Endpoint {
 	ep := policy.Endpoint{Host: rapid.SampledFrom([]string{"a.example", "*.example"}).Draw(t, "host"), Ports: []uint16{443}}
 	ep.Path = rapid.SampledFrom([]string{"", "", "/a", "/a/**", "/a/b", "/**/b"}).Draw(t, "path")
-	tier := ep.Path
-	if tier == "/**/b" {
-		tier = "/a/**" // overlaps with it and is as specific
-	}
+	tier := tierOf(ep)
 	as, known := agreed[tier]
 	if !known {
 		as.Protocol = rapid.SampledFrom([]policy.Protocol{policy.REST, policy.WebSocket, policy.GraphQL, policy.JSONRPC, policy.MCP}).Draw(t, "protocol")
@@ -296,6 +293,14 @@ func genReadEndpoint(t *rapid.T, agreed map[string]policy.Endpoint) policy.Endpo
 		ep.DenyRules = append(ep.DenyRules, genMatch(t, ep.Protocol))
 	}
 	return ep
+}
+
+// tierOf names the endpoints that must agree with one on how they are read.
+func tierOf(ep policy.Endpoint) string {
+	if ep.Path == "/**/b" {
+		return "/a/**" // overlaps with it and is as specific
+	}
+	return ep.Path
 }
 
 func genReadPolicy(t *rapid.T) *policy.Policy {
