@@ -229,7 +229,7 @@ var bounds = []struct {
 	{"head, a little", get("X", pad(bound+1000)), get("X", pad(bound-300)), none, 431, "head_too_large", ""},
 	{"head, twice", get("X", pad(2*bound), "Y", pad(1000)), get("X", pad(bound-300)), none, 431, "head_too_large", "431 -"},
 	{"fields", get(repeated(140, named)...), get(repeated(120, named)...), none, 400, "bad_request", "431 head_too_large"},
-	{"slow head", get("X", "y").with(func(a *ask) { a.head = true }), get(), hasty, 408, "head_timeout", "0 - goaway"},
+	{"slow head", get("X", "y").with(func(a *ask) { a.head = true }), get(), hastyHead, 408, "head_timeout", "0 - goaway"},
 	{"target", ask{method: "GET", path: "/rest?" + pad(17<<10)}, ask{method: "GET", path: "/rest?" + pad(15<<10)}, none, 400, "bad_request", ""},
 	{"pairs of a query", pairs(513), pairs(512), none, 400, "bad_request", ""},
 	{"body that says its length", call(times * bound), call(bound - 100), none, 413, "body_too_large", ""},
@@ -247,8 +247,11 @@ func named(i int) []string { return []string{fmt.Sprintf("X-%d", i), "y"} }
 func unsized(a *ask)       { a.length = 0 }
 func none(*Limits)         {}
 
+// hastyHead is for HTTP/2, too: there it is a connection that asks for nothing.
+func hastyHead(l *Limits) { l.HeadTime, l.KeepAlive = 500*time.Millisecond, 500*time.Millisecond }
+
 func hasty(l *Limits) {
-	l.HeadTime, l.BodyTime, l.KeepAlive = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
+	l.HeadTime, l.BodyTime = 500*time.Millisecond, 500*time.Millisecond
 }
 
 // TestBounds reaches each: the answer, the end of the connection, the one event,

@@ -63,7 +63,7 @@ func interims(c net.Conn) {
 }
 
 func short(o *Options) {
-	o.Limits.Answer, o.Limits.HeadTime, o.Limits.Dial = 300*time.Millisecond, 2*time.Second, 2*time.Second
+	o.Limits.Answer, o.Limits.HeadTime, o.Limits.Dial = time.Second, 2*time.Second, 2*time.Second
 }
 
 // TestBrokenServers: whatever a server does, the agent gets an answer that says
@@ -174,7 +174,7 @@ func TestServerThatIsNoTLS(t *testing.T) {
 		"silent": func(c *net.TCPConn) { io.Copy(io.Discard, c) },
 	} {
 		t.Run(why, func(t *testing.T) {
-			w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.Dial = 300 * time.Millisecond })
+			w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.Dial = time.Second })
 			w.origin(serve, "api.example.com:443")
 			for _, h2 := range []bool{false, true} {
 				resp, err := w.client(own, h2).Get("https://api.example.com/")

@@ -29,7 +29,7 @@ import (
 func TestAnswersAreBounded(t *testing.T) {
 	for reason, serve := range map[string]func(http.ResponseWriter, *http.Request, bool){
 		"upstream_interim": func(rw http.ResponseWriter, r *http.Request, over bool) {
-			for range map[bool]int{true: 100_000, false: maxInterim - 1}[over] {
+			for range map[bool]int{true: 100_000, false: maxInterim}[over] {
 				if r.Context().Err() != nil {
 					return
 				}
@@ -68,7 +68,7 @@ func TestAnswersAreBounded(t *testing.T) {
 					}
 					return resp.StatusCode, string(b)
 				}
-				if status, b := get("/under"); status != 200 || asked.Load() != 1 || reason == "upstream_interim" && passed.Load() != maxInterim-1 {
+				if status, b := get("/under"); status != 200 || asked.Load() != 1 || reason == "upstream_interim" && passed.Load() != maxInterim {
 					t.Errorf("below the bound: %d %s after %d interim answers", status, b, passed.Load())
 				}
 				before := heap()
@@ -87,6 +87,29 @@ func TestAnswersAreBounded(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestHugeHeadIsAskedForOnce: a head that net/http gives up on is an answer, too, and
+// the request is not sent again.
+func TestHugeHeadIsAskedForOnce(t *testing.T) {
+	versions(t, func(t *testing.T, h2 bool) {
+		w, own := inspecting(t, policyOf(t, readOnlyPolicy))
+		var asked atomic.Int32
+		w.secureWeb(h2, func(rw http.ResponseWriter, _ *http.Request) {
+			asked.Add(1)
+			for i := range 60 { // 240 KiB
+				rw.Header().Set(fmt.Sprintf("X-%d", i), strings.Repeat("x", 4<<10))
+			}
+		}, "api.example.com:443")
+		resp, err := w.client(own, h2).Get("https://api.example.com/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 502 || asked.Load() != 1 {
+			t.Errorf("%s after %d attempts, want 502 after one", resp.Status, asked.Load())
+		}
+	})
 }
 
 // TestTunnelsEnd when nothing moves for long, and when they are old, whatever
@@ -186,13 +209,21 @@ func TestPlacesAreBounded(t *testing.T) {
 		t.Run(why, func(t *testing.T) {
 			w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { c.limit(&o.Limits) })
 			var got seen
-			if why == "plain" {
-				w.web(got.recording, "api.example.com:443")
-			} else {
-				w.secureWeb(true, got.recording, "api.example.com:443")
+			let := make(chan struct{})
+			serve := func(rw http.ResponseWriter, r *http.Request) {
+				got.recording(rw, r)
+				select {
+				case <-let:
+				case <-r.Context().Done():
+				}
 			}
-			first := c.open(w, own)
-			first.say(get).answer("GET")
+			if why == "plain" {
+				w.web(serve, "api.example.com:443")
+			} else {
+				w.secureWeb(true, serve, "api.example.com:443")
+			}
+			first := c.open(w, own).say(get)
+			w.eventually("a request on its way", func() bool { return len(got.all()) == 1 })
 			second := c.open(w, own)
 			if r, b := second.say(get).answer("GET"); r.StatusCode != 503 || !strings.Contains(b, `"too_many_requests"`) {
 				t.Errorf("%s %s, want 503", r.Status, b)
@@ -209,7 +240,8 @@ func TestPlacesAreBounded(t *testing.T) {
 			if told := w.told(); !slices.Equal(told, want) {
 				t.Errorf("events %q, want %q", told, want)
 			}
-			if r, _ := first.say(get).answer("GET"); r.StatusCode != 200 || len(got.all()) != 2 {
+			close(let)
+			if r, _ := first.answer("GET"); r.StatusCode != 200 || len(got.all()) != 1 {
 				t.Errorf("the first one: %s; the server saw %q", r.Status, got.all())
 			}
 		})

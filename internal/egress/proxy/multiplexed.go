@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/textproto"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,7 +87,7 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 	before := &prelude{w: w}
 	defer before.end()
 	resp, err := m.cc.RoundTrip(r.outgoing(x, v, before))
-	if err != nil && r.repeatable() && r.Context().Err() == nil && !timedOut(err) && before.n.Load() == 0 {
+	if err != nil && r.repeatable() && r.Context().Err() == nil && !timedOut(err) && !before.begun.Load() && !violated(err) {
 		// The connection may have been closed while the request was on its way. One
 		// that carries others is kept for them, unless it is known to have ended.
 		if m.cc.InFlight() == 0 {
@@ -123,14 +124,19 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 	return resp, nil
 }
 
+// violated tells of a server that broke HTTP/2, such as with a head beyond all bounds:
+// it has said something. net/http does not export that error.
+func violated(err error) bool { return strings.HasPrefix(err.Error(), "connection error: ") }
+
 // prelude is the answers before the answer to one request. A goroutine of net/http
 // brings them, and it may be late: w is not to be touched by it once streamUp has
 // returned.
 type prelude struct {
-	w    http.ResponseWriter
-	n    atomic.Int32
-	mu   sync.Mutex
-	over bool
+	w     http.ResponseWriter
+	begun atomic.Bool // the server has begun to answer
+	n     atomic.Int32
+	mu    sync.Mutex
+	over  bool
 }
 
 func (i *prelude) end() {
@@ -179,6 +185,7 @@ func (r *request) outgoing(x *session, v *verdict, before *prelude) *http.Reques
 		out.Header["User-Agent"] = []string{""} // none, instead of net/http's own
 	}
 	return out.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		GotFirstResponseByte: func() { before.begun.Store(true) },
 		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
 			if before.n.Add(1) > maxInterim {
 				return errInterim

@@ -87,8 +87,7 @@ type Caller interface {
 // concurrent use.
 type Inspector interface {
 	// ServerOnHost makes this proxy pass for host, which is canonical, before the
-	// client that said hello. The
-	// configuration is not to be changed.
+	// client that said hello. The configuration is not to be changed.
 	ServerOnHost(hello *tls.ClientHelloInfo, host string, h2 bool) (*tls.Config, error)
 	// Client accepts host only. With h2, HTTP/2 is offered before HTTP/1.1.
 	Client(host string, h2 bool) (*tls.Config, error)

@@ -95,7 +95,7 @@ func (h held) Scrub(_ *policy.Endpoint, _ string, _ uint16, r *http.Response) er
 // its own, which would end every connection of the sandbox.
 func TestLateInterimAnswer(t *testing.T) {
 	late := held{here: make(chan struct{}), on: make(chan struct{})}
-	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Secrets, o.Limits.Answer = late, 300*time.Millisecond })
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Secrets, o.Limits.Answer = late, time.Second })
 	w.secureWeb(true, func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/late" {
 			rw.WriteHeader(http.StatusEarlyHints)
@@ -112,7 +112,12 @@ func TestLateInterimAnswer(t *testing.T) {
 			resp.Body.Close()
 		}
 	}
-	go func() { <-late.here }()
+	go func() {
+		select {
+		case <-late.here:
+		case <-t.Context().Done():
+		}
+	}()
 	get("/late", 504)
 	time.Sleep(50 * time.Millisecond) // for net/http to forget the stream, which nothing tells
 	close(late.on)

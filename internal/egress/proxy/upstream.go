@@ -199,7 +199,7 @@ const maxInterim = 16
 // answerTo reads the answer to a request and passes interim ones on. Where an
 // answer is here already, no deadline is set for what is not waited for.
 func (x *session) answerTo(r *request, up *upstream, sent chan error) (*http.Response, *denial) {
-	for range maxInterim {
+	for n := 0; ; n++ {
 		if no := x.begins(up, sent); no != nil {
 			return nil, no
 		}
@@ -225,6 +225,8 @@ func (x *session) answerTo(r *request, up *upstream, sent chan error) (*http.Res
 				resp.Body = &answerBody{ReadCloser: resp.Body, up: up}
 			}
 			return resp, nil
+		case n == maxInterim:
+			return nil, broken(&up.verdict, errInterim)
 		case r.minor == 0:
 			continue // HTTP/1.0 does not know them
 		}
@@ -235,7 +237,6 @@ func (x *session) answerTo(r *request, up *upstream, sent chan error) (*http.Res
 			return nil, broken(&up.verdict, err)
 		}
 	}
-	return nil, broken(&up.verdict, errInterim)
 }
 
 // answerBody is the body of an answer. Closed before its end it ends the
