@@ -171,14 +171,29 @@ func (h grant) covers(g grant) bool {
 		return g.e.Protocol == h.e.Protocol || h.e.Protocol == Raw && g.e.Protocol != TCP
 	case g.e.Protocol != h.e.Protocol, !sameReading(g.e.L7, h.e.L7):
 		return false
-	case h.transport || g.transport:
-		return g.transport // an endpoint of MCP that covers has it too
+	case g.transport: // which an endpoint has beside its rules
+		return h.m == nil && !h.transport || h.e.carries(g.e)
+	case h.transport:
+		return false
 	case g.e.Protocol == WebSocket && !h.hears(g):
 		return false
 	case h.m == nil:
 		return true
 	}
 	return g.m != nil && matchCovers(h.m, g.m, g.e.rpc())
+}
+
+// carries says whether h takes the queries that g takes of a request of MCP without
+// a call.
+func (h *Endpoint) carries(g *Endpoint) bool {
+	if !h.ClosesQuery() {
+		return true
+	}
+	return g.ClosesQuery() && !slices.ContainsFunc(g.Rules, func(r Rule) bool {
+		return len(r.Allow.Query) > 0 && !slices.ContainsFunc(h.Rules, func(o Rule) bool {
+			return slices.Equal(sortedKeys(o.Allow.Query), sortedKeys(r.Allow.Query)) && mapsCover(o.Allow.Query, r.Allow.Query)
+		})
+	})
 }
 
 // hears says whether a WebSocket of h is read no closer than one of g. What no

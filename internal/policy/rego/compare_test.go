@@ -119,6 +119,37 @@ func TestCompare_whatAuditRefuses(t *testing.T) {
 	}
 }
 
+// TestCompare_queryOfTransport: what a GET without a call may tell a server of MCP in its query.
+func TestCompare_queryOfTransport(t *testing.T) {
+	parsed := func(rules string) *policy.Policy {
+		t.Helper()
+		p, _, err := policy.Parse("p", []byte("version: 1\nnetwork_policies: {a: {binaries: [{path: /x}], endpoints: [{host: a.example, port: 443, protocol: mcp, enforcement: enforce, rules: ["+rules+"]}]}}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	const sessions = "/x at a.example:443: mcp sessions: GET to listen, DELETE to end"
+	const exact, named, open = "{allow: {method: ping, query_exact: true}}", "{allow: {method: ping, query: {q: x}, query_exact: true}}", "{allow: {method: ping}}"
+	for _, tt := range []struct {
+		had, has string
+		wider    bool
+	}{
+		{exact, exact + ", " + open, true},
+		{exact, exact + ", " + named, true},
+		{exact, named, true},
+		{named, exact, false},
+		{named, exact + ", " + named, false},
+		{open, exact + ", " + named, false},
+		{exact + ", " + open, exact, false},
+	} {
+		got := slices.ContainsFunc(policy.Compare(parsed(tt.had), parsed(tt.has)), func(d policy.Difference) bool { return d.Wider && d.What == sessions })
+		if got != tt.wider {
+			t.Errorf("Compare(%s; %s): sessions are wider %v, want %v", tt.had, tt.has, got, tt.wider)
+		}
+	}
+}
+
 // TestCompare_namesWhatIsWider: a request that only the second of two policies allows is never passed over.
 func TestCompare_namesWhatIsWider(t *testing.T) {
 	widened, quiet := 0, 0

@@ -18,6 +18,7 @@ type part struct {
 	op           *policy.Operation
 	field        string // root field of op; empty if op's fields are not known
 	call         *policy.Call
+	transport    bool // a request of MCP without a call
 
 	allow, deny found
 }
@@ -61,6 +62,8 @@ func (p *part) String() string {
 		return fmt.Sprintf("the %s %q", p.op.Type, p.field)
 	case p.op != nil:
 		return fmt.Sprintf("a %s", p.op.Type)
+	case p.transport && len(p.query) > 0:
+		return p.method + " " + p.path + " with this query"
 	}
 	return p.method + " " + p.path
 }
@@ -82,10 +85,21 @@ func (x *inspected) partsOf(req *policy.Request) (parts []part, reason string) {
 		return calls(ep, plain, req.Calls)
 	case ep.Protocol == policy.MCP && (req.Method == "GET" || req.Method == "DELETE"):
 		// A client listens to its server, or ends its session: there is no call to judge.
-		plain.allow.add(x.id, nil)
+		plain.transport = true
 		return []part{plain}, ""
 	}
 	return nil, ReasonNotUnderstood
+}
+
+// carries says whether an endpoint allows a request without a call, for which no rule is needed. It could tell the
+// server something in its query: where every rule closes the query, it has one that a rule names, or none.
+func (x *inspected) carries(p *part) bool {
+	if !p.transport {
+		return false
+	}
+	return len(p.query) == 0 || !x.get().ClosesQuery() || slices.ContainsFunc(x.get().Rules, func(r policy.Rule) bool {
+		return queryMatches(r.Allow.Query, p.query, false) && exactKeys(r.Allow.Query, p.query)
+	})
 }
 
 func operations(ep *policy.Endpoint, plain part, ops []policy.Operation) (parts []part, reason string) {

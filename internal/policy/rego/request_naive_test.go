@@ -55,7 +55,7 @@ func naiveRequest(p *policy.Policy, in Input, req policy.Request) ruling {
 	out.Reason = ReasonAllowed
 	mild := true
 	for _, ask := range asks {
-		if ask.transport || slices.ContainsFunc(selected, func(ep *policy.Endpoint) bool { return naiveAllows(ep, req, ask) }) {
+		if slices.ContainsFunc(selected, func(ep *policy.Endpoint) bool { return naiveAllows(ep, req, ask) }) {
 			continue
 		}
 		out.Reason = ReasonRequest
@@ -140,6 +140,18 @@ func naiveAsks(ep *policy.Endpoint, req policy.Request) (asks []ask, reason stri
 }
 
 func naiveAllows(ep *policy.Endpoint, req policy.Request, a ask) bool {
+	if a.transport {
+		if ep.L7.MCPAllKnownMethods || len(ep.Rules) == 0 || len(req.Query) == 0 {
+			return true
+		}
+		for _, r := range ep.Rules {
+			about := policy.Match{Query: r.Allow.Query, QueryExact: true}
+			if !r.Allow.QueryExact || naiveMatch(ep, about, req, ask{}, false) {
+				return true
+			}
+		}
+		return false
+	}
 	for _, r := range ep.Rules {
 		if naiveMatch(ep, r.Allow, req, a, false) {
 			return true

@@ -26,7 +26,9 @@ func (e *Engine) matchRules(f *field, parts []part, req *policy.Request) {
 			if x.get().Protocol != reader {
 				break // a policy that was parsed has no such endpoint
 			}
-			if r := x.allow.find(&parts[i]); r != nil {
+			if x.carries(&parts[i]) {
+				parts[i].allow.add(id, nil)
+			} else if r := x.allow.find(&parts[i]); r != nil {
 				parts[i].allow.add(id, r)
 			}
 		}
@@ -179,6 +181,8 @@ func (x *inspected) missing(in Input, req *policy.Request, p *part) *RequestMiss
 	m := &RequestMissing{RuleMissing: RuleMissing{in.Host, in.Port, in.Exe}, Policy: x.policy.Key, Protocol: x.get().Protocol}
 	named := true
 	switch {
+	case p.transport:
+		return nil // no rule is about it
 	case p.call != nil:
 		m.Allow.Method = p.call.Method
 		if p.call.Tool != "" {
