@@ -211,11 +211,14 @@ func (l *learner) done(note func(string), document []byte) {
 		note(fmt.Sprintf("%s: what was learned could not be written: %v", l.file.Name(), err))
 		return
 	}
+	l.mu.Lock() // an event can be late
+	n, used, denied := anyValue(l.used), len(l.used), len(l.denied)
+	l.mu.Unlock()
 	wider := ""
-	if n := anyValue(l.used); n > 0 {
+	if n > 0 {
 		wider = fmt.Sprintf("; values of queries are not recorded, and %d rules take any", n)
 	}
-	note(fmt.Sprintf("%s: connections of %d kinds were used, %d were denied%s; read it before you use it", l.file.Name(), len(l.used), len(l.denied), wider))
+	note(fmt.Sprintf("%s: connections of %d kinds were used, %d were denied%s; read it before you use it", l.file.Name(), used, denied, wider))
 }
 
 // anyValue counts the requests that stand for others, which differ in the values of

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -161,5 +162,33 @@ func TestLearnFile(t *testing.T) {
 	}
 	if p, _, err := policy.Parse("new", b); err != nil || !p.Filesystem.IncludeWorkdir || len(p.Network) != 0 {
 		t.Errorf("learned of nothing: %+v, %v\n%s", p, err, b)
+	}
+}
+
+// TestLearn_lateEvent: events that come while the learner ends wait for it.
+func TestLearn_lateEvent(t *testing.T) {
+	l, err := newLearner(filepath.Join(t.TempDir(), "new"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := make(chan bool)
+	stop := make(chan bool)
+	go func() {
+		defer close(late)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			l.event(event.Connection(event.Open, event.Who{Exe: fmt.Sprint("/usr/bin/x", i%maxLearned)}, event.Where{Host: "a.example", Port: 443}, event.Verdict{Disposition: event.Allowed}))
+		}
+	}()
+	said := ""
+	l.done(func(s string) { said = s }, nil)
+	close(stop)
+	<-late
+	if !strings.Contains(said, "connections of") {
+		t.Errorf("said: %s", said)
 	}
 }
