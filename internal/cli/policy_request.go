@@ -42,6 +42,8 @@ type explained struct {
 	Text       string   `json:"text,omitempty"` // of that line
 	Missing    string   `json:"rule_missing,omitempty"`
 	AllowedIPs []string `json:"allowed_ips,omitempty"`
+
+	scope string // what else Missing would allow
 }
 
 // explainRequest decides about a request as the proxy would.
@@ -76,7 +78,7 @@ func explainRequest(ctx context.Context, f requestFlags, words []string) (explai
 		out.AllowedIPs = append(out.AllowedIPs, p.String())
 	}
 	if m := conn.Missing; m != nil {
-		out.Missing = renderMissing(*m, policy.Raw, nil)
+		out.Missing, out.scope = renderMissing(*m, policy.Raw, nil), scopeOf(policy.Raw, nil)
 	}
 	out.Inspected = conn.Allow && conn.Endpoint.Protocol != policy.Raw && conn.Endpoint.Protocol != policy.TCP
 	if out.Inspected && req.Method != "" {
@@ -98,9 +100,32 @@ func (x *explained) request(ctx context.Context, engine *rego.Engine, in rego.In
 	}
 	x.Allow, x.Audited, x.Reason, x.Detail, x.Policy, x.Line = r.Allow, r.Audited, r.Reason, r.Detail, r.Policy, r.Line
 	if m := r.Missing; m != nil {
-		x.Missing = renderMissing(m.RuleMissing, m.Protocol, &m.Allow)
+		x.Missing, x.scope = renderMissing(m.RuleMissing, m.Protocol, &m.Allow), scopeOf(m.Protocol, &m.Allow)
 	}
 	return nil
+}
+
+// scopeOf says what a rule that is proposed for a request allows beside it, as the
+// end of a sentence.
+func scopeOf(protocol policy.Protocol, allow *policy.Match) string {
+	switch {
+	case allow == nil:
+		return ", for every request to that host and port"
+	case protocol != policy.REST:
+		return ", whatever else is in such a request"
+	}
+	but := ""
+	for _, values := range allow.Query {
+		switch {
+		case slices.Equal(values, []string{"*"}):
+			return ` and nothing else, but for the values of its query: "*" takes any`
+		case len(values) > 1:
+			but = ", but for which of these values its query has, and how often"
+		case but == "":
+			but = ", but for how often a value of its query is there"
+		}
+	}
+	return " and nothing else" + but
 }
 
 // renderMissing is the narrowest rule as YAML.
@@ -244,7 +269,7 @@ func (x explained) String() string {
 		row("address", x.addresses())
 	}
 	if x.Missing != "" {
-		b.WriteString("\nthis would allow it and nothing else:\n\n" + x.Missing)
+		b.WriteString("\nthis would allow it" + x.scope + ":\n\n" + x.Missing)
 	}
 	return b.String()
 }

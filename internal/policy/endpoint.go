@@ -94,19 +94,23 @@ type Match struct {
 	Line          int
 }
 
-// OfQuery is m for requests whose query has these keys with values that these
-// globs take in, and no other key. ok is false where the language cannot name a key
-// or value: it would be written as another, or be none that a person can read.
+// OfQuery is m for requests whose query has these keys with these values, and no
+// other key. Where the language cannot name each value of a key, or "*" is one, the
+// match takes any. ok is false where it cannot name a key: that would be written as
+// another, or be none that a person can read.
 func (m Match) OfQuery(query map[string][]string) (_ Match, ok bool) {
 	m.QueryExact = true
-	for key, globs := range query {
-		if key == "" || len(globs) == 0 || len(globs) > maxGlobs || !plain(key) || slices.ContainsFunc(globs, func(g string) bool { return !plain(g) }) {
+	for key, values := range query {
+		if key == "" || len(values) == 0 || !plain(key) {
 			return m, false
 		}
 		if m.Query == nil {
 			m.Query = map[string][]string{}
 		}
-		m.Query[key] = slices.Compact(slices.Sorted(slices.Values(globs)))
+		m.Query[key] = slices.Compact(slices.Sorted(slices.Values(values)))
+		if len(m.Query[key]) > maxGlobs || slices.ContainsFunc(values, func(v string) bool { return !plain(v) || strings.ContainsAny(v, "*?") }) {
+			m.Query[key] = []string{"*"}
+		}
 	}
 	return m, true
 }

@@ -202,13 +202,8 @@ func (x *inspected) missing(in Input, req *policy.Request, p *part) *RequestMiss
 	return m
 }
 
-// expressible says whether a match made of a request means that request and no other: the language has no way to
-// write a star that is one.
+// expressible says whether a match made of a request is about its method, path, tool and fields and no other: the
+// language has no way to write a star that is one.
 func expressible(m policy.Match) bool {
-	for _, values := range m.Query {
-		if strings.ContainsAny(strings.Join(values, ""), "*?") {
-			return false
-		}
-	}
 	return !strings.ContainsAny(m.Method+m.Path+strings.Join(m.Tool, "")+strings.Join(m.Fields, ""), "*?")
 }
