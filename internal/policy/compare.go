@@ -33,14 +33,14 @@ func Compare(a, b *Policy) []Difference {
 func wider(a, b *Policy, forward bool, inA, inB string) (out []Difference) {
 	given, asked := grantsOf(a), grantsOf(b)
 	for _, g := range asked {
-		if !slices.ContainsFunc(given, func(h grant) bool { return h.covers(g) && effective(a, h, g) }) {
+		if !slices.ContainsFunc(given, func(h grant) bool { return h.covers(g) && effective(a, h, g) && !heardCloser(a, h, g) }) {
 			out = append(out, Difference{forward, g.String(), inB, g.key, g.line})
 		}
 	}
 	limits := limitsOf(b)
 	for _, l := range limitsOf(a) {
 		// Where nothing is allowed, a limit that is gone allows nothing.
-		if slices.ContainsFunc(asked, l.meets) && !slices.ContainsFunc(limits, func(m limit) bool { return m.covers(l) }) {
+		if slices.ContainsFunc(asked, l.meets) && !slices.ContainsFunc(limits, func(m limit) bool { return m.covers(l) && !m.hearsLater(l, asked) }) {
 			what := map[bool]string{true: "no more limit: ", false: "limit: "}[forward]
 			out = append(out, Difference{forward, what + l.String(), inA, l.key, l.line})
 		}
@@ -51,6 +51,7 @@ func wider(a, b *Policy, forward bool, inA, inB string) (out []Difference) {
 // grant lets a program do something at a host and a port.
 type grant struct {
 	key, binary string
+	at          int // place of e in its network policy
 	e           *Endpoint
 	port        uint16
 	m           *Match // nil: everything that the endpoint could be asked
@@ -115,7 +116,7 @@ func each(p *Policy, f func(grant)) {
 			e := &np.Endpoints[j]
 			for _, b := range np.Binaries {
 				for _, port := range e.Ports {
-					f(grant{key: np.Key, binary: b.Path, e: e, port: port, line: e.Line})
+					f(grant{key: np.Key, binary: b.Path, at: j, e: e, port: port, line: e.Line})
 				}
 			}
 		}
@@ -194,27 +195,6 @@ func (h *Endpoint) carries(g *Endpoint) bool {
 			return slices.Equal(sortedKeys(o.Allow.Query), sortedKeys(r.Allow.Query)) && mapsCover(o.Allow.Query, r.Allow.Query)
 		})
 	})
-}
-
-// hears says whether a WebSocket of h is read no closer than one of g. What no
-// rule could be about is not let pass by audit: a binary message passes with access
-// full only, and where rules are about operations, no text that cannot be read as some.
-func (h grant) hears(g grant) bool {
-	if g.m == nil && g.e.Access == "full" && h.e.Access != "full" {
-		return false
-	}
-	texts := g.m == nil || methodCovers(g.m.Method, MethodText, false)
-	return !texts || !h.e.aboutOperations() || g.e.aboutOperations()
-}
-
-// aboutOperations says whether a rule of an endpoint is about GraphQL operations.
-func (e *Endpoint) aboutOperations() bool {
-	return slices.ContainsFunc(e.Rules, func(r Rule) bool { return r.Allow.aboutOperations() }) ||
-		slices.ContainsFunc(e.DenyRules, func(m Match) bool { return m.aboutOperations() })
-}
-
-func (m *Match) aboutOperations() bool {
-	return m.OperationType+m.OperationName != "" || len(m.Fields) > 0
 }
 
 // covers says whether what l forbids is forbidden by m as well.

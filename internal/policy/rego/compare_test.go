@@ -3,6 +3,7 @@ package rego
 import (
 	"flag"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -111,6 +112,47 @@ func TestCompare_whatAuditRefuses(t *testing.T) {
 		{"enforcement: audit, " + texts, "enforcement: audit, " + operations, false},
 		{"enforcement: audit, " + operations, "enforcement: enforce, " + operations, false},
 		{"enforcement: audit, " + operations, "enforcement: enforce, rules: [{allow: {method: GET}}]", false},
+	} {
+		got := slices.ContainsFunc(policy.Compare(parsed(tt.had), parsed(tt.has)), func(d policy.Difference) bool { return d.Wider })
+		if got != tt.wider {
+			t.Errorf("Compare(%s; %s): wider %v, want %v", tt.had, tt.has, got, tt.wider)
+		}
+	}
+}
+
+// TestCompare_firstOfWebSocket: of the endpoints of one path the first says whether binary messages pass, and whether
+// text is read as operations.
+func TestCompare_firstOfWebSocket(t *testing.T) {
+	parsed := func(policies string) *policy.Policy {
+		t.Helper()
+		doc := "version: 1\nnetwork_policies:\n"
+		for _, p := range strings.Split(policies, "; ") {
+			key, rest, _ := strings.Cut(p, " ")
+			doc += "  " + key + ": {binaries: [{path: /x}], endpoints: [{host: a.example, port: 443, protocol: websocket, enforcement: enforce, " + rest + "}]}\n"
+		}
+		p, _, err := policy.Parse("p", []byte(doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	const operations = "rules: [{allow: {method: GET}}, {allow: {operation_type: query}}]"
+	for _, tt := range []struct {
+		had, has string
+		wider    bool
+	}{
+		{"b access: read-only; c access: full", "c access: full", true}, // the first is gone
+		{"b access: read-only; c access: full", "a access: full; b access: read-only; c access: full", true},
+		{"b access: read-only; c access: full", "b access: full; c access: full", true},
+		{"b access: read-only; c access: full", "b access: full; c access: read-only", true},
+		{"b access: read-only; c access: full", "b access: full, path: /a; c access: full; d access: read-only", true},
+		{"b access: read-only; c access: full", "b access: read-only; c access: full, path: /a", true},
+		{"b " + operations + "; c access: full", "c access: full", true},
+		{"b access: read-only; c access: full", "b access: read-only; c access: full", false},
+		{"b access: read-only; c access: full", "b access: read-only", false},
+		{"b access: full; c access: read-only", "b access: full", false},
+		{"c access: full", "b access: read-only; c access: full", false},
+		{"b access: read-only", "c access: read-only", false},
 	} {
 		got := slices.ContainsFunc(policy.Compare(parsed(tt.had), parsed(tt.has)), func(d policy.Difference) bool { return d.Wider })
 		if got != tt.wider {
