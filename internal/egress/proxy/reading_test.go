@@ -245,6 +245,49 @@ func TestUpgradeNeedsItsEndpoint(t *testing.T) {
 	}
 }
 
+// TestPolicyChangeReadsOtherwise: a websocket whose upgrade is allowed still, but
+// whose messages would be read in another way, is ended; the same policy anew ends
+// nothing.
+func TestPolicyChangeReadsOtherwise(t *testing.T) {
+	const endpoint = "      - {host: api.example.com, port: 443, protocol: websocket, enforcement: enforce, "
+	for why, c := range map[string]struct {
+		from, to string
+		ends     int
+	}{
+		"the same":           {"access: full}", "access: full}", 0},
+		"more than before":   {"access: read-write}", "access: full}", 0},
+		"no binary messages": {"access: full}", "access: read-write}", 1},
+		"operations":         {"access: full}", "rules: [{allow: {method: GET}}, {allow: {operation_type: query}}]}", 1},
+	} {
+		t.Run(why, func(t *testing.T) {
+			w, own := inspecting(t, policyOf(t, endpoint+c.from))
+			w.secureWeb(false, talking(t), "api.example.com:443")
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			s, err := w.socket(w.client(own, false), "/chat")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Write(ctx, websocket.MessageText, []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := s.Read(ctx); err != nil {
+				t.Fatal(err)
+			}
+			w.server.SetDecider(policyOf(t, endpoint+c.to))
+			if n := w.server.CloseDisallowed(func(Query) bool { return true }); n != c.ends {
+				t.Errorf("%d ended, want %d", n, c.ends)
+			}
+			if c.ends == 0 {
+				return
+			}
+			if _, _, err := s.Read(ctx); websocket.CloseStatus(err) != websocket.StatusPolicyViolation {
+				t.Errorf("%v, want close 1008", err)
+			}
+		})
+	}
+}
+
 // TestPolicyChangeEndsWebSockets in the protocol's own words.
 func TestPolicyChangeEndsWebSockets(t *testing.T) {
 	w, own := inspecting(t, policyOf(t, socketPolicy))

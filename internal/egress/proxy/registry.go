@@ -76,7 +76,8 @@ func (l *live) detach() {
 type asking struct {
 	q   Query
 	r   policy.Request
-	end func() // when it is allowed no longer; called with the lock of live held
+	end func()                      // when it is allowed no longer; called with the lock of live held
+	as  func(*policy.Endpoint) bool // of a websocket: it is read as this endpoint wants it
 }
 
 // ask notes a request that runs, until it is answered.

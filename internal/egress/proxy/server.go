@@ -111,7 +111,7 @@ func (s *Server) CloseDisallowed(still func(Query) bool) int {
 }
 
 // allows tells whether a decider allows a request that runs; for a websocket it
-// is the upgrade.
+// is the upgrade, and how the messages are read.
 func (s *Server) allows(by Decider, a *asking) bool {
 	if a.r.Method == "" {
 		return true // no rule was asked, and the connection is allowed
@@ -119,7 +119,7 @@ func (s *Server) allows(by Decider, a *asking) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	d, err := by.DecideRequest(ctx, a.q, a.r)
-	return err == nil && d.Allow
+	return err == nil && d.Allow && (a.as == nil || a.as(d.Endpoint))
 }
 
 // Close ends every connection and gives up what the Server holds. Connections

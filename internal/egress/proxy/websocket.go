@@ -102,13 +102,17 @@ func (t *talk) relay(client, server io.ReadWriteCloser, deflate bool) {
 	end := func() {
 		cancel(&websocket.CloseError{Code: websocket.Policy, Reason: "the policy has changed, and what the old one allowed is ended"})
 	}
-	asked := t.asking(&t.v, t.r.about, end)
+	binary := t.binary()
+	asked := &asking{q: *t.v.query, r: t.r.about, end: end, as: func(e *policy.Endpoint) bool {
+		return e != nil && talksGraphQL(e) == (t.grammar != "") && (!binary || takesBinary(e))
+	}}
+	t.live.ask(asked)
 	defer t.live.answered(asked)
 	if by := t.decider.Load(); by != t.v.by && !t.allows(*by, asked) {
 		end() // it changed while the connection was upgraded
 	}
 	stats, err := websocket.Relay(ctx, client, server, websocket.Options{
-		Deflate: deflate, Binary: t.binary(), Judge: t.judge, Answer: t.answers(), Budget: t.messages,
+		Deflate: deflate, Binary: binary, Judge: t.judge, Answer: t.answers(), Budget: t.messages,
 	})
 	ended := t.v.event()
 	var closed *websocket.CloseError
@@ -125,9 +129,11 @@ func (t *talk) relay(client, server io.ReadWriteCloser, deflate bool) {
 // binary tells whether binary messages of the client pass: they cannot be read,
 // and no placeholder could be found in them.
 func (t *talk) binary() bool {
-	e := t.v.Endpoint
-	free := e == nil || e.Protocol == policy.Raw || e.Access == "full" && !e.L7.WebSocketCredentialRewrite
-	return free && t.v.Middleware.Limit(t.ctx, middleware.Text) == 0
+	return takesBinary(t.v.Endpoint) && t.v.Middleware.Limit(t.ctx, middleware.Text) == 0
+}
+
+func takesBinary(e *policy.Endpoint) bool {
+	return e == nil || e.Protocol == policy.Raw || e.Access == "full" && !e.L7.WebSocketCredentialRewrite
 }
 
 // request is a text message as rules see it.
