@@ -124,7 +124,7 @@ func (l *learner) event(e event.Event) {
 
 // add notes one event as evidence. ep is the endpoint that decided, if one did.
 func (l *learner) add(v *evidence, f flow, e event.Event, ep *policy.Endpoint, blocked bool) {
-	read := ep != nil && ep.Protocol != policy.Raw && ep.Protocol != policy.TCP
+	read := ep != nil && ep.Inspected()
 	if read && ep.Protocol != policy.REST {
 		l.remark(fmt.Sprintf("%s:%d has protocol: %s; what was asked in it is not in events, so its rules are for you to keep", f.host, f.port, ep.Protocol))
 		return

@@ -80,7 +80,7 @@ func explainRequest(ctx context.Context, f requestFlags, words []string) (explai
 	if m := conn.Missing; m != nil {
 		out.Missing, out.scope = renderMissing(*m, policy.Raw, nil), scopeOf(policy.Raw, nil)
 	}
-	out.Inspected = conn.Allow && conn.Endpoint.Protocol != policy.Raw && conn.Endpoint.Protocol != policy.TCP
+	out.Inspected = conn.Allow && conn.Endpoint.Inspected()
 	if out.Inspected && req.Method != "" {
 		if err := out.request(ctx, engine, in, req); err != nil {
 			return out, err

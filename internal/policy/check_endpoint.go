@@ -11,7 +11,7 @@ import (
 
 // checkEndpoint holds the rules that look at more than one field of an endpoint.
 func (d *decoder) checkEndpoint(n ast.Node, e Endpoint, seen map[string]ast.Node) {
-	l7 := e.Protocol != Raw && e.Protocol != TCP
+	l7 := e.Inspected()
 	has := func(key string) bool { return seen[key] != nil }
 	at := func(key string) ast.Node {
 		if seen[key] != nil {

@@ -89,7 +89,7 @@ type wrongField struct{ field, msg string }
 // wrong lists what a match cannot be held to, or says otherwise than it looks.
 func (w *written) wrong(e *Endpoint) []wrongField {
 	rpc := e.Protocol == JSONRPC || e.Protocol == MCP
-	operation := w.OperationType != "" || w.OperationName != "" || len(w.Fields) > 0
+	operation := w.AboutOperations()
 	plain := w.Method != "" || w.Path != "" || len(w.Query) > 0 || w.QueryExact
 	var out []wrongField
 	for _, c := range []struct {
@@ -147,9 +147,8 @@ func httpMethod(s string) bool {
 // ReadsOperations says whether what a websocket's client sends is to be read as
 // GraphQL: some rule is about operations.
 func (e *Endpoint) ReadsOperations() bool {
-	about := func(m Match) bool { return m.OperationType != "" || m.OperationName != "" || len(m.Fields) > 0 }
 	return e.Protocol == GraphQL || e.Protocol == WebSocket &&
-		(slices.ContainsFunc(e.Rules, func(r Rule) bool { return about(r.Allow) }) || slices.ContainsFunc(e.DenyRules, about))
+		(slices.ContainsFunc(e.Rules, func(r Rule) bool { return r.Allow.AboutOperations() }) || slices.ContainsFunc(e.DenyRules, Match.AboutOperations))
 }
 
 // pathPattern says what keeps a pattern from matching any path: paths are

@@ -70,7 +70,7 @@ type limit struct {
 func grantsOf(p *Policy) (out []grant) {
 	each(p, func(g grant) {
 		e := g.e
-		if e.Protocol == Raw || e.Protocol == TCP || e.Audit || e.Access == "full" {
+		if !e.Inspected() || e.Audit || e.Access == "full" {
 			out = append(out, g)
 			return
 		}
@@ -95,7 +95,7 @@ func grantsOf(p *Policy) (out []grant) {
 // limitsOf lists what a policy forbids where it would allow it.
 func limitsOf(p *Policy) (out []limit) {
 	each(p, func(g grant) {
-		if g.e.Protocol == Raw || g.e.Protocol == TCP {
+		if !g.e.Inspected() {
 			return
 		}
 		out = append(out, limit{g, true})
@@ -168,7 +168,7 @@ func (h grant) covers(g grant) bool {
 	switch {
 	case !g.within(h), g.e.RelayDirect && !h.e.RelayDirect, g.e.PinRefresh && !h.e.PinRefresh, g.e.TLSSkip && !h.e.TLSSkip:
 		return false
-	case h.e.Protocol == Raw || h.e.Protocol == TCP:
+	case !h.e.Inspected():
 		return g.e.Protocol == h.e.Protocol || h.e.Protocol == Raw && g.e.Protocol != TCP
 	case g.e.Protocol != h.e.Protocol, !sameReading(g.e.L7, h.e.L7):
 		return false
@@ -219,9 +219,7 @@ func effective(p *Policy, h, g grant) bool {
 	}
 	ok := true
 	each(p, func(o grant) {
-		reads := o.e.Protocol != Raw && o.e.Protocol != TCP
-		unread := h.e.Protocol == Raw || h.e.Protocol == TCP
-		if reads && o.meetsHost(g) && (unread || match.ComparePaths(o.e.Path, h.e.Path) < 0 && o.meets(g)) {
+		if o.e.Inspected() && o.meetsHost(g) && (!h.e.Inspected() || match.ComparePaths(o.e.Path, h.e.Path) < 0 && o.meets(g)) {
 			ok = false
 		}
 	})
@@ -252,7 +250,7 @@ func matchCovers(h, g *Match, rpc bool) bool {
 		return false
 	}
 	// A match that is about operations is not about what has none.
-	if h.aboutOperations() && !g.aboutOperations() {
+	if h.AboutOperations() && !g.AboutOperations() {
 		return false
 	}
 	return mapsCover(h.Query, g.Query) && mapsCover(h.Params, g.Params)

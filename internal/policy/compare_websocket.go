@@ -15,17 +15,7 @@ func (h grant) hears(g grant) bool {
 		return false
 	}
 	texts := g.m == nil || methodCovers(g.m.Method, MethodText, false)
-	return !texts || !h.e.aboutOperations() || g.e.aboutOperations()
-}
-
-// aboutOperations says whether a rule of an endpoint is about GraphQL operations.
-func (e *Endpoint) aboutOperations() bool {
-	return slices.ContainsFunc(e.Rules, func(r Rule) bool { return r.Allow.aboutOperations() }) ||
-		slices.ContainsFunc(e.DenyRules, func(m Match) bool { return m.aboutOperations() })
-}
-
-func (m *Match) aboutOperations() bool {
-	return m.OperationType+m.OperationName != "" || len(m.Fields) > 0
+	return !texts || !h.e.ReadsOperations() || g.e.ReadsOperations()
 }
 
 // before says whether an endpoint stands before another in the order of a policy:

@@ -94,6 +94,11 @@ type Match struct {
 	Line          int
 }
 
+// AboutOperations says whether a match is about GraphQL operations.
+func (m Match) AboutOperations() bool {
+	return m.OperationType+m.OperationName != "" || len(m.Fields) > 0
+}
+
 // OfQuery is m for requests whose query has these keys with these values, and no
 // other key. Where the language cannot name each value of a key, or "*" is one, the
 // match takes any. ok is false where it cannot name a key: that would be written as
@@ -114,6 +119,9 @@ func (m Match) OfQuery(query map[string][]string) (_ Match, ok bool) {
 	}
 	return m, true
 }
+
+// Inspected says whether what passes an endpoint is read.
+func (e *Endpoint) Inspected() bool { return e.Protocol != Raw && e.Protocol != TCP }
 
 // maxGlobs is how many patterns one field takes.
 const maxGlobs = 256

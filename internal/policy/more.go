@@ -27,7 +27,7 @@ func Unenforceable(p *Policy, have Features) Errors {
 	}
 	for _, np := range p.Network {
 		for _, e := range np.Endpoints {
-			if e.Protocol != Raw && e.Protocol != TCP && !have.Inspect {
+			if e.Inspected() && !have.Inspect {
 				say(e.Line, "protocol: "+string(e.Protocol)+" cannot be enforced by this version, which does not read inside connections yet; leave protocol and its rules out to allow the connection as a whole")
 			}
 			if e.Protocol == WebSocket && have.Inspect && !have.WebSocket {

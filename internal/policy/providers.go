@@ -28,7 +28,7 @@ func CheckProviders(p *Policy, list []Provider) Errors {
 
 func checkProvider(e *Endpoint, list []Provider) string {
 	named := e.L7.CredentialProvider
-	read := named != "" || e.Protocol != Raw && e.Protocol != TCP
+	read := named != "" || e.Inspected()
 	i := slices.IndexFunc(list, func(p Provider) bool { return p.Name == named })
 	switch {
 	case named != "" && i < 0:

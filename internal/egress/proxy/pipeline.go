@@ -101,8 +101,7 @@ func mustBeRead(e *policy.Endpoint) bool {
 	if e == nil {
 		return false
 	}
-	opaque := e.Protocol == policy.Raw || e.Protocol == policy.TCP
-	return !opaque || e.Access != "" || e.Path != "" || len(e.Rules) > 0 || len(e.DenyRules) > 0 || e.L7.CredentialProvider != ""
+	return e.Inspected() || e.Access != "" || e.Path != "" || len(e.Rules) > 0 || len(e.DenyRules) > 0 || e.L7.CredentialProvider != ""
 }
 
 // isSelf recognises the proxy's own address in any of its names.

@@ -44,22 +44,6 @@ type talk struct {
 	grammar string // subprotocol of GraphQL, if rules are about operations
 }
 
-// talksGraphQL tells whether rules of an endpoint are about GraphQL operations.
-func talksGraphQL(e *policy.Endpoint) bool {
-	about := func(m policy.Match) bool { return m.OperationType != "" || m.OperationName != "" || len(m.Fields) > 0 }
-	for _, a := range e.Rules {
-		if about(a.Allow) {
-			return true
-		}
-	}
-	for _, m := range e.DenyRules {
-		if about(m) {
-			return true
-		}
-	}
-	return false
-}
-
 // judgedTalk goes on with a websocket whose messages are judged. The answer's
 // head has been read and is still to be written.
 func (x *session) judgedTalk(r *request, up *upstream, resp *http.Response, rd *bufio.Reader) (after step, no *denial) {
@@ -68,7 +52,7 @@ func (x *session) judgedTalk(r *request, up *upstream, resp *http.Response, rd *
 		return nil, broken(&up.verdict, err)
 	}
 	t := &talk{session: x, r: r, v: up.verdict}
-	if e := up.verdict.Endpoint; e != nil && talksGraphQL(e) {
+	if e := up.verdict.Endpoint; e != nil && e.ReadsOperations() {
 		t.grammar = agreed.Protocol
 		if !graphql.Subprotocol(t.grammar) {
 			return nil, &denial{code: policyDenied, reason: "subprotocol_not_read", decision: up.verdict.Decision,
@@ -104,7 +88,7 @@ func (t *talk) relay(client, server io.ReadWriteCloser, deflate bool) {
 	}
 	binary := t.binary()
 	asked := &asking{q: *t.v.query, r: t.r.about, end: end, as: func(e *policy.Endpoint) bool {
-		return e != nil && talksGraphQL(e) == (t.grammar != "") && (!binary || takesBinary(e))
+		return e != nil && e.ReadsOperations() == (t.grammar != "") && (!binary || takesBinary(e))
 	}}
 	t.live.ask(asked)
 	defer t.live.answered(asked)

@@ -14,6 +14,25 @@ import (
 // The properties of this package are tried with the same inputs in every run; -rapid.seed=0 -rapid.checks=N explores.
 var _ = flag.Set("rapid.seed", "1")
 
+// widened is what Compare says that the second of two documents makes possible.
+func widened(t *testing.T, had, has string) (wider []string) {
+	t.Helper()
+	parsed := func(text string) *policy.Policy {
+		t.Helper()
+		p, _, err := policy.Parse("p", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	for _, d := range policy.Compare(parsed(had), parsed(has)) {
+		if d.Wider {
+			wider = append(wider, d.What)
+		}
+	}
+	return wider
+}
+
 // TestCompare_endpointMore: what an endpoint more makes possible, though a grant of the first policy seems to take it in.
 func TestCompare_endpointMore(t *testing.T) {
 	const first, second = "version: 1\nnetwork_policies:\n  a:\n    binaries: [{path: /usr/bin/curl}]\n    endpoints:\n", "      - {host: a.example, port: 443, "
@@ -28,20 +47,7 @@ func TestCompare_endpointMore(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a, _, err := policy.Parse("a", []byte(first+second+tt.had))
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, _, err := policy.Parse("b", []byte(first+second+tt.had+second+tt.more))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var wider []string
-			for _, d := range policy.Compare(a, b) {
-				if d.Wider {
-					wider = append(wider, d.What)
-				}
-			}
+			wider := widened(t, first+second+tt.had, first+second+tt.had+second+tt.more)
 			if !slices.Contains(wider, tt.wider) {
 				t.Errorf("wider: %q, want %q among it", wider, tt.wider)
 			}
@@ -51,13 +57,8 @@ func TestCompare_endpointMore(t *testing.T) {
 
 // TestCompare_queryExact: a rule that takes more keys of a query is wider, one that takes fewer or needs more is not.
 func TestCompare_queryExact(t *testing.T) {
-	parsed := func(match string) *policy.Policy {
-		t.Helper()
-		p, _, err := policy.Parse("p", []byte("version: 1\nnetwork_policies: {a: {binaries: [{path: /x}], endpoints: [{host: a.example, port: 443, protocol: rest, enforcement: enforce, rules: [{allow: {method: GET, "+match+"}}]}]}}"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p
+	written := func(match string) string {
+		return "version: 1\nnetwork_policies: {a: {binaries: [{path: /x}], endpoints: [{host: a.example, port: 443, protocol: rest, enforcement: enforce, rules: [{allow: {method: GET, " + match + "}}]}]}}"
 	}
 	for _, tt := range []struct {
 		had, has string
@@ -75,8 +76,7 @@ func TestCompare_queryExact(t *testing.T) {
 		{"query: {q: x*}, query_exact: true", "query: {q: x}, query_exact: true", false},
 		{"query: {q: x}, query_exact: true", "query: {q: x*}, query_exact: true", true},
 	} {
-		got := slices.ContainsFunc(policy.Compare(parsed(tt.had), parsed(tt.has)), func(d policy.Difference) bool { return d.Wider })
-		if got != tt.wider {
+		if got := len(widened(t, written(tt.had), written(tt.has))) > 0; got != tt.wider {
 			t.Errorf("Compare(%s; %s): wider %v, want %v", tt.had, tt.has, got, tt.wider)
 		}
 	}
@@ -84,13 +84,8 @@ func TestCompare_queryExact(t *testing.T) {
 
 // TestCompare_whatAuditRefuses: audit lets pass what no rule allows, but not what the proxy does not read.
 func TestCompare_whatAuditRefuses(t *testing.T) {
-	parsed := func(rest string) *policy.Policy {
-		t.Helper()
-		p, _, err := policy.Parse("p", []byte("version: 1\nnetwork_policies: {a: {binaries: [{path: /x}], endpoints: [{host: a.example, port: 443, protocol: websocket, "+rest+"}]}}"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p
+	written := func(rest string) string {
+		return "version: 1\nnetwork_policies: {a: {binaries: [{path: /x}], endpoints: [{host: a.example, port: 443, protocol: websocket, " + rest + "}]}}"
 	}
 	const (
 		operations = "rules: [{allow: {method: GET}}, {allow: {operation_type: query}}]"
@@ -113,8 +108,7 @@ func TestCompare_whatAuditRefuses(t *testing.T) {
 		{"enforcement: audit, " + operations, "enforcement: enforce, " + operations, false},
 		{"enforcement: audit, " + operations, "enforcement: enforce, rules: [{allow: {method: GET}}]", false},
 	} {
-		got := slices.ContainsFunc(policy.Compare(parsed(tt.had), parsed(tt.has)), func(d policy.Difference) bool { return d.Wider })
-		if got != tt.wider {
+		if got := len(widened(t, written(tt.had), written(tt.has))) > 0; got != tt.wider {
 			t.Errorf("Compare(%s; %s): wider %v, want %v", tt.had, tt.has, got, tt.wider)
 		}
 	}
@@ -123,18 +117,13 @@ func TestCompare_whatAuditRefuses(t *testing.T) {
 // TestCompare_firstOfWebSocket: of the endpoints of one path the first says whether binary messages pass, and whether
 // text is read as operations.
 func TestCompare_firstOfWebSocket(t *testing.T) {
-	parsed := func(policies string) *policy.Policy {
-		t.Helper()
+	written := func(policies string) string {
 		doc := "version: 1\nnetwork_policies:\n"
 		for _, p := range strings.Split(policies, "; ") {
 			key, rest, _ := strings.Cut(p, " ")
 			doc += "  " + key + ": {binaries: [{path: /x}], endpoints: [{host: a.example, port: 443, protocol: websocket, enforcement: enforce, " + rest + "}]}\n"
 		}
-		p, _, err := policy.Parse("p", []byte(doc))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p
+		return doc
 	}
 	const operations = "rules: [{allow: {method: GET}}, {allow: {operation_type: query}}]"
 	for _, tt := range []struct {
@@ -154,8 +143,7 @@ func TestCompare_firstOfWebSocket(t *testing.T) {
 		{"c access: full", "b access: read-only; c access: full", false},
 		{"b access: read-only", "c access: read-only", false},
 	} {
-		got := slices.ContainsFunc(policy.Compare(parsed(tt.had), parsed(tt.has)), func(d policy.Difference) bool { return d.Wider })
-		if got != tt.wider {
+		if got := len(widened(t, written(tt.had), written(tt.has))) > 0; got != tt.wider {
 			t.Errorf("Compare(%s; %s): wider %v, want %v", tt.had, tt.has, got, tt.wider)
 		}
 	}
@@ -163,13 +151,8 @@ func TestCompare_firstOfWebSocket(t *testing.T) {
 
 // TestCompare_queryOfTransport: what a GET without a call may tell a server of MCP in its query.
 func TestCompare_queryOfTransport(t *testing.T) {
-	parsed := func(rules string) *policy.Policy {
-		t.Helper()
-		p, _, err := policy.Parse("p", []byte("version: 1\nnetwork_policies: {a: {binaries: [{path: /x}], endpoints: [{host: a.example, port: 443, protocol: mcp, enforcement: enforce, rules: ["+rules+"]}]}}"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p
+	written := func(rules string) string {
+		return "version: 1\nnetwork_policies: {a: {binaries: [{path: /x}], endpoints: [{host: a.example, port: 443, protocol: mcp, enforcement: enforce, rules: [" + rules + "]}]}}"
 	}
 	const sessions = "/x at a.example:443: mcp sessions: GET to listen, DELETE to end"
 	const exact, named, open = "{allow: {method: ping, query_exact: true}}", "{allow: {method: ping, query: {q: x}, query_exact: true}}", "{allow: {method: ping}}"
@@ -185,8 +168,7 @@ func TestCompare_queryOfTransport(t *testing.T) {
 		{open, exact + ", " + named, false},
 		{exact + ", " + open, exact, false},
 	} {
-		got := slices.ContainsFunc(policy.Compare(parsed(tt.had), parsed(tt.has)), func(d policy.Difference) bool { return d.Wider && d.What == sessions })
-		if got != tt.wider {
+		if got := slices.Contains(widened(t, written(tt.had), written(tt.has)), sessions); got != tt.wider {
 			t.Errorf("Compare(%s; %s): sessions are wider %v, want %v", tt.had, tt.has, got, tt.wider)
 		}
 	}

@@ -98,7 +98,7 @@ func (x *inspected) carries(p *part) bool {
 		return false
 	}
 	return len(p.query) == 0 || !x.get().ClosesQuery() || slices.ContainsFunc(x.get().Rules, func(r policy.Rule) bool {
-		return queryMatches(r.Allow.Query, p.query, false) && exactKeys(r.Allow.Query, p.query)
+		return queryMatches(&r.Allow, p.query, false)
 	})
 }
 

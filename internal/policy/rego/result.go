@@ -123,7 +123,4 @@ func detail(in Input, reason string) string {
 func (p endpoint) get() *policy.Endpoint { return &p.policy.Endpoints[p.at] }
 
 // reads says whether what passes an endpoint is inspected.
-func (p endpoint) reads() bool {
-	ep := p.get()
-	return ep.Protocol != policy.Raw && ep.Protocol != policy.TCP
-}
+func (p endpoint) reads() bool { return p.get().Inspected() }

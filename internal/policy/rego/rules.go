@@ -210,7 +210,7 @@ func (on *shelf) find(p *part, denies bool) *rule {
 // matches looks at everything but the path.
 func (r *rule) matches(p *part, denies bool) bool {
 	m := r.match
-	if !queryMatches(m.Query, p.query, denies) || !denies && m.QueryExact && !exactKeys(m.Query, p.query) || !operationMatches(m, p, denies) {
+	if !queryMatches(m, p.query, denies) || !operationMatches(m, p, denies) {
 		return false
 	}
 	if r.rpc {
@@ -219,9 +219,15 @@ func (r *rule) matches(p *part, denies bool) bool {
 	return m.Method == "" || m.Method == "*" || strings.EqualFold(m.Method, p.method) || p.method == "HEAD" && strings.EqualFold(m.Method, "GET")
 }
 
-// queryMatches: a rule that allows needs every value of its keys to match, one that denies a single one.
-func queryMatches(want, got map[string][]string, denies bool) bool {
-	for key, globs := range want {
+// queryMatches: a rule that allows needs every value of its keys to match, and with query_exact no other key; one that
+// denies needs a single value.
+func queryMatches(m *policy.Match, got map[string][]string, denies bool) bool {
+	for key := range got {
+		if _, named := m.Query[key]; !named && m.QueryExact && !denies {
+			return false
+		}
+	}
+	for key, globs := range m.Query {
 		values := got[key]
 		fits := func(v string) bool { return anyGlob(globs, v) }
 		switch {
@@ -236,20 +242,10 @@ func queryMatches(want, got map[string][]string, denies bool) bool {
 	return true
 }
 
-// exactKeys tells whether a query has no key that a rule does not name.
-func exactKeys(want, got map[string][]string) bool {
-	for key := range got {
-		if _, named := want[key]; !named {
-			return false
-		}
-	}
-	return true
-}
-
 // operationMatches compares what a rule says of GraphQL operations, if anything. A field that is not known is
 // not allowed by a rule that names some, and is denied by it.
 func operationMatches(m *policy.Match, p *part, denies bool) bool {
-	if m.OperationType == "" && m.OperationName == "" && len(m.Fields) == 0 {
+	if !m.AboutOperations() {
 		return true
 	}
 	switch {
