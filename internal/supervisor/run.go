@@ -66,9 +66,8 @@ type sandbox struct {
 	servers     servers
 	unix        []gate.Grant
 	publisher   publisher
-	umask       int    // the caller's, handed to the agent
-	gcPercent   int    // to be set again when the agent runs
-	headroom    []byte // gcHeadroom
+	umask       int // the caller's, handed to the agent
+	gcPercent   int // to be set again when the agent runs
 
 	health  health
 	session *event.Session

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -49,7 +50,7 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 		return 0, startError(s.o.Command[0], err)
 	}
 	debug.SetGCPercent(s.gcPercent)
-	s.headroom = make([]byte, gcHeadroom)
+	defer runtime.KeepAlive(make([]byte, gcHeadroom))
 	s.agent = agent
 	s.servers.member = s.member
 	close(s.running)

@@ -98,10 +98,10 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 		}
 		resp, err = m.cc.RoundTrip(r.outgoing(x, v, before))
 	}
-	if err != nil && before.n.Load() > maxInterim {
-		err = errInterim // net/http has wrapped it in words of its own
-	}
 	if err != nil {
+		if before.n.Load() > maxInterim {
+			err = errInterim // net/http has wrapped it in words of its own
+		}
 		if no := unsent(v, err); no != nil {
 			return nil, no
 		}

@@ -245,22 +245,23 @@ func TestUpgradeNeedsItsEndpoint(t *testing.T) {
 	}
 }
 
-// TestPolicyChangeReadsOtherwise: a websocket whose upgrade is allowed still, but
-// whose messages would be read in another way, is ended; the same policy anew ends
-// nothing.
-func TestPolicyChangeReadsOtherwise(t *testing.T) {
+// TestPolicyChangeEndsWebSockets in the protocol's own words: one that is not allowed
+// any more, and one whose messages would be read in another way. The same policy anew
+// ends nothing.
+func TestPolicyChangeEndsWebSockets(t *testing.T) {
 	const endpoint = "      - {host: api.example.com, port: 443, protocol: websocket, enforcement: enforce, "
 	for why, c := range map[string]struct {
 		from, to string
 		ends     int
 	}{
-		"the same":           {"access: full}", "access: full}", 0},
-		"more than before":   {"access: read-write}", "access: full}", 0},
-		"no binary messages": {"access: full}", "access: read-write}", 1},
-		"operations":         {"access: full}", "rules: [{allow: {method: GET}}, {allow: {operation_type: query}}]}", 1},
+		"the same":           {endpoint + "access: full}", endpoint + "access: full}", 0},
+		"more than before":   {endpoint + "access: read-write}", endpoint + "access: full}", 0},
+		"no binary messages": {endpoint + "access: full}", endpoint + "access: read-write}", 1},
+		"operations":         {endpoint + "access: full}", endpoint + "rules: [{allow: {method: GET}}, {allow: {operation_type: query}}]}", 1},
+		"not allowed":        {socketPolicy, bodiesPolicy, 1},
 	} {
 		t.Run(why, func(t *testing.T) {
-			w, own := inspecting(t, policyOf(t, endpoint+c.from))
+			w, own := inspecting(t, policyOf(t, c.from))
 			w.secureWeb(false, talking(t), "api.example.com:443")
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
@@ -274,7 +275,7 @@ func TestPolicyChangeReadsOtherwise(t *testing.T) {
 			if _, _, err := s.Read(ctx); err != nil {
 				t.Fatal(err)
 			}
-			w.server.SetDecider(policyOf(t, endpoint+c.to))
+			w.server.SetDecider(policyOf(t, c.to))
 			if n := w.server.CloseDisallowed(func(Query) bool { return true }); n != c.ends {
 				t.Errorf("%d ended, want %d", n, c.ends)
 			}
@@ -285,31 +286,5 @@ func TestPolicyChangeReadsOtherwise(t *testing.T) {
 				t.Errorf("%v, want close 1008", err)
 			}
 		})
-	}
-}
-
-// TestPolicyChangeEndsWebSockets in the protocol's own words.
-func TestPolicyChangeEndsWebSockets(t *testing.T) {
-	w, own := inspecting(t, policyOf(t, socketPolicy))
-	w.secureWeb(false, talking(t), "api.example.com:443")
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	c, err := w.socket(w.client(own, false), "/chat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Write(ctx, websocket.MessageText, []byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := c.Read(ctx); err != nil {
-		t.Fatal(err)
-	}
-	next := policyOf(t, bodiesPolicy)
-	w.server.SetDecider(next)
-	if n := w.server.CloseDisallowed(func(Query) bool { return true }); n != 1 {
-		t.Errorf("%d ended, want 1", n)
-	}
-	if _, _, err := c.Read(ctx); websocket.CloseStatus(err) != websocket.StatusPolicyViolation {
-		t.Errorf("%v, want close 1008", err)
 	}
 }

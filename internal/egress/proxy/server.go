@@ -15,7 +15,6 @@ import (
 	"sallyport/internal/egress/identity"
 	"sallyport/internal/egress/l7/websocket"
 	"sallyport/internal/event"
-	"sallyport/internal/policy"
 )
 
 // Server carries the connections of one sandbox. It is safe for concurrent use.
@@ -199,17 +198,12 @@ func (x *session) survive() {
 	}
 }
 
-// asking notes that a request runs; end is called when it is allowed no longer.
-func (x *session) asking(v *verdict, r policy.Request, end func()) *asking {
-	a := &asking{q: *v.query, r: r, end: end}
-	x.live.ask(a)
-	return a
-}
-
-// noted is asking for a request that was judged. CloseDisallowed sees it from here
-// on; a policy that took force between the two judges it now.
+// noted notes that a request which was judged runs; end is called when it is allowed
+// no longer. CloseDisallowed sees it from here on; a policy that took force between
+// the two judges it now.
 func (x *session) noted(r *request, v *verdict, end func()) (a *asking, no *denial) {
-	a = x.asking(v, r.about, end)
+	a = &asking{q: *v.query, r: r.about, end: end}
+	x.live.ask(a)
 	if x.decider.Load() != v.by {
 		*v, no = x.judge(r)
 	}
