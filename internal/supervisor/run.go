@@ -66,8 +66,9 @@ type sandbox struct {
 	servers     servers
 	unix        []gate.Grant
 	publisher   publisher
-	umask       int // the caller's, handed to the agent
-	gcPercent   int // to be set again when the agent runs
+	umask       int  // the caller's, handed to the agent
+	gcPercent   int  // to be set again when the agent runs
+	crammed     bool // the agent could fill the room for processes at once
 
 	health  health
 	session *event.Session
@@ -133,20 +134,6 @@ func (o Options) note(format string, args ...any) {
 	if o.Note != nil {
 		o.Note(fmt.Sprintf(format, args...))
 	}
-}
-
-// ownTasks is how many processes and threads a sandbox needs beside the agent's.
-const ownTasks = 16
-
-// haveRoom refuses a start that the cgroup's limit of processes would end in the
-// middle, where this program could not even say so: without a thread that it
-// needs, the Go runtime aborts.
-func (s *sandbox) haveRoom() error {
-	limit, room := probe.PIDRoom()
-	if room < 0 || room >= ownTasks {
-		return nil
-	}
-	return refused("raise pids.max of this container or cgroup", "no process can be made: the limit of processes is %d and %d are left, a sandbox needs %d for itself", limit, room, ownTasks)
 }
 
 func (s *sandbox) choosePolicy() error {

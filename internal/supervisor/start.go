@@ -41,6 +41,9 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 	defer term.close()
 	forward, stopForwarding := forwardSignals()
 	defer stopForwarding()
+	if s.crammed {
+		makeThreads(ownThreads())
+	}
 	agent, findings, err := s.plan.Apply(stage.Spec{
 		Path: path, Args: s.o.Command, Env: env, Dir: s.o.Workdir,
 		Stdio: term.stdio, Terminal: term.own, Umask: s.umask, Limits: limits(), Thread: s.space.thread(),
@@ -51,6 +54,9 @@ func (s *sandbox) start(ctx context.Context) (int, error) {
 	}
 	debug.SetGCPercent(s.gcPercent)
 	defer runtime.KeepAlive(make([]byte, gcHeadroom))
+	if !s.crammed {
+		defer time.AfterFunc(threadsAfter, func() { makeThreads(ownThreads()) }).Stop()
+	}
 	s.agent = agent
 	s.servers.member = s.member
 	close(s.running)
