@@ -13,7 +13,7 @@ import (
 )
 
 // leakWait is how long a process that was killed may take to disappear.
-const leakWait = 2 * time.Second
+const leakWait = time.Minute
 
 // NoLeaks fails the test if, at its end, it has left processes or files of ours
 // in the temporary directory, which is this test's own from here on: what other

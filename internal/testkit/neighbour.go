@@ -6,10 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -56,7 +56,7 @@ func WithNeighbour(t *testing.T, f func(t *testing.T, n *Neighbour), own string,
 func newNeighbour(own string, addresses []string) (*Neighbour, error) {
 	n := &Neighbour{work: make(chan func())}
 	ready := make(chan error)
-	go n.live(ready)
+	go OnOwnThread(func() error { return n.live(ready) })
 	if err := <-ready; err != nil {
 		return nil, fmt.Errorf("testkit: namespace: %w", err)
 	}
@@ -74,13 +74,17 @@ func newNeighbour(own string, addresses []string) (*Neighbour, error) {
 	if err != nil {
 		return nil, err
 	}
-	return n, raise(Link, []string{own})
+	if err := raise(Link, []string{own}); err != nil {
+		return nil, err
+	}
+	if err = awaitUp(Link); err == nil {
+		n.Do(func() { err = awaitUp(Link) })
+	}
+	return n, err
 }
 
-// live is the thread of the neighbour. It never leaves its namespace, and ends
-// with its goroutine, because it stays locked.
-func (n *Neighbour) live(ready chan<- error) {
-	runtime.LockOSThread()
+// live is the thread of the neighbour. It never leaves its namespace.
+func (n *Neighbour) live(ready chan<- error) error {
 	err := unix.Unshare(unix.CLONE_NEWNET)
 	if err == nil {
 		n.ns, err = os.Open("/proc/thread-self/ns/net")
@@ -89,6 +93,7 @@ func (n *Neighbour) live(ready chan<- error) {
 	for f := range n.work {
 		f()
 	}
+	return err
 }
 
 // Do runs f on the neighbour's thread: sockets and processes that it makes are
@@ -138,7 +143,7 @@ func (n *Neighbour) Start(t testing.TB, cmd *exec.Cmd) {
 func UseResolver(t testing.TB, server string) {
 	t.Helper()
 	conf := filepath.Join(t.TempDir(), "resolv.conf")
-	if err := os.WriteFile(conf, []byte("nameserver "+server+"\noptions timeout:1 attempts:1\n"), 0o644); err != nil {
+	if err := os.WriteFile(conf, []byte("nameserver "+server+"\noptions timeout:20 attempts:1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	to, err := filepath.EvalSymlinks("/etc/resolv.conf")
@@ -149,6 +154,20 @@ func UseResolver(t testing.TB, server string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Unmount(to, unix.MNT_DETACH) })
+}
+
+// awaitUp waits until an interface sends: of the end of a pair that came up first,
+// the kernel drops what is sent until it has looked at it from a work queue.
+func awaitUp(name string) error {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		l, err := netlink.LinkByName(name)
+		if err == nil && l.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("testkit: interface %s does not come up: %v", name, err)
+		}
+	}
 }
 
 // raise brings an interface up and gives it addresses with their networks.

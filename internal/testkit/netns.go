@@ -58,11 +58,14 @@ func raiseLoopback(addresses []string) error {
 	return nil
 }
 
+// patience is how long the kernel may take over what it does by itself.
+const patience = time.Minute
+
 // awaitRoute waits until packets to a stay here: the kernel puts the local route
 // of an IPv6 address into the table from a work queue (addrconf_dad_work), after
 // the one that leads to the interface.
 func awaitRoute(a string) error {
-	end := time.Now().Add(2 * time.Second)
+	end := time.Now().Add(patience)
 	for {
 		routes, err := netlink.RouteGet(net.ParseIP(a))
 		if err == nil && len(routes) > 0 && routes[0].Type == syscall.RTN_LOCAL {

@@ -45,10 +45,10 @@ func RunInSubprocess(t *testing.T, f func(t *testing.T), options ...func(*exec.C
 	cmd := exec.CommandContext(t.Context(), exe, "-test.run="+pattern(t.Name()), "-test.count=1", "-test.v=true", "-test.timeout="+subprocessLimit.String())
 	cmd.Env = append(os.Environ(), childVar+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = time.Minute // what it has started and is about to end holds the pipe
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err = onOwnThread(func() error {
+	err = OnOwnThread(func() error {
 		for _, o := range options {
 			if err := o(cmd); err != nil {
 				return err
@@ -68,15 +68,15 @@ func RunInSubprocess(t *testing.T, f func(t *testing.T), options ...func(*exec.C
 	}
 }
 
-// onOwnThread runs f on a thread that ends with it, so that what f does to its
+// OnOwnThread runs f on a thread that ends with it, so that what f does to its
 // thread stays with the children it starts. It is never the first thread, which
 // /proc/self describes and which cannot end.
-func onOwnThread(f func() error) error {
+func OnOwnThread(f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			done <- onOwnThread(f)
+			done <- OnOwnThread(f)
 			runtime.UnlockOSThread()
 			return
 		}

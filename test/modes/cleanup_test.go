@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -99,8 +98,10 @@ func enter(t *testing.T, ns string) *exec.Cmd {
 	t.Helper()
 	c := exec.Command("sleep", "1000")
 	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and ends with the goroutine
+	// Not the first thread, which would stay there and take this process for one
+	// of the namespace. It ends behind the supervisor, which it may have started
+	// and which would end with it.
+	go testkit.OnOwnThread(func() error {
 		fd, err := unix.Open(ns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err == nil {
 			err = unix.Setns(fd, unix.CLONE_NEWNET)
@@ -110,7 +111,9 @@ func enter(t *testing.T, ns string) *exec.Cmd {
 			err = c.Start()
 		}
 		done <- err
-	}()
+		<-t.Context().Done()
+		return nil
+	})
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 const crowd = 50
 
 // patient is how long the kernel may take to clean up behind a crowd.
-const patient = 30 * time.Second
+const patient = 2 * time.Minute
 
 func await(done func() bool) bool {
 	for end := time.Now().Add(patient); !done(); time.Sleep(5 * time.Millisecond) {

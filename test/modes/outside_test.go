@@ -121,19 +121,20 @@ func (o *outside) note(token string) {
 	o.heard[token] = true
 }
 
-// reached says whether a token has arrived. What was sent on loopback by a
-// process that has ended is there at once; the moment is for the reader.
-func (o *outside) reached(token string) bool {
-	for range 10 {
+// aMoment is for the readers: what was sent on loopback by a process that has
+// ended is there at once.
+const aMoment = 20 * time.Millisecond
+
+// reached says whether a token has arrived, or does within the time given.
+func (o *outside) reached(token string, within time.Duration) bool {
+	for end := time.Now().Add(within); ; time.Sleep(2 * time.Millisecond) {
 		o.mu.Lock()
 		is := o.heard[token]
 		o.mu.Unlock()
-		if is {
-			return true
+		if is || time.Now().After(end) {
+			return is
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
-	return false
 }
 
 // policy is what every sandbox of the parity table runs under.

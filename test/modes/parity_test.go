@@ -36,7 +36,7 @@ var attacks = [...]struct {
 	what  string
 	args  func(o *outside, token string) []string
 	ready func(t *testing.T, o *outside, token string)
-	saw   func(o *outside, token, said string) bool // whether it got through
+	saw   func(o *outside, token, said string, within time.Duration) bool // whether it got through
 	by    map[policy.Mode]held
 }{
 	{"tcp_around_the_proxy", "TCP bypass of the proxy",
@@ -84,8 +84,8 @@ var attacks = [...]struct {
 		}},
 }
 
-func heard(o *outside, token, _ string) bool { return o.reached(token) }
-func worked(_ *outside, _, said string) bool { return strings.Contains(said, "ok\n") }
+func heard(o *outside, token, _ string, within time.Duration) bool { return o.reached(token, within) }
+func worked(_ *outside, _, said string, _ time.Duration) bool      { return strings.Contains(said, "ok\n") }
 
 // cannot is why a user without privilege gets no veth pair.
 const cannot = "needs CAP_SYS_ADMIN and CAP_NET_ADMIN"
@@ -102,8 +102,9 @@ func TestParity(t *testing.T) {
 		o := newOutside(t, b)
 		tries := 0
 		// attempt tries those attacks of which want is true, and says which got
-		// through and what each said. Without a sandbox all say why there is none.
-		attempt := func(t *testing.T, by who, mode policy.Mode, off confine.Walls, want func(i int) bool) (through [len(attacks)]bool, said [len(attacks)]string) {
+		// through and what each said. Without a sandbox all say why there is none. What
+		// should get through is waited for.
+		attempt := func(t *testing.T, by who, mode policy.Mode, off confine.Walls, within time.Duration, want func(i int) bool) (through [len(attacks)]bool, said [len(attacks)]string) {
 			var args [][]string
 			var chosen []int
 			var tokens [len(attacks)]string
@@ -127,13 +128,13 @@ func TestParity(t *testing.T) {
 				if said[i] = out; len(each) == len(chosen)+1 {
 					said[i] = each[n]
 				}
-				through[i] = attacks[i].saw(o, tokens[i], said[i])
+				through[i] = attacks[i].saw(o, tokens[i], said[i], within)
 			}
 			return through, said
 		}
 		for _, by := range []who{root, nobody} {
 			t.Run("control/"+by.name, func(t *testing.T) {
-				through, said := attempt(t, by, policy.Platform, everyWall, controlled)
+				through, said := attempt(t, by, policy.Platform, everyWall, patient, controlled)
 				for i, a := range attacks {
 					if controlled(i) && !through[i] {
 						t.Errorf("%s without any wall did not get through: %s", a.name, said[i])
@@ -142,7 +143,7 @@ func TestParity(t *testing.T) {
 			})
 			for _, mode := range modes {
 				t.Run(mode.String()+"/"+by.name, func(t *testing.T) {
-					through, said := attempt(t, by, mode, 0, func(int) bool { return true })
+					through, said := attempt(t, by, mode, 0, aMoment, func(int) bool { return true })
 					if impossible(mode, by) {
 						if !strings.Contains(said[0], cannot) {
 							t.Errorf("said %q, want the reason why not", said[0])
@@ -160,10 +161,10 @@ func TestParity(t *testing.T) {
 					}
 					for _, keep := range kept(mode) {
 						alone := func(i int) bool { return attacks[i].by[mode].keep == keep }
-						through, said := attempt(t, by, mode, everyWall&^keep, alone)
+						through, said := attempt(t, by, mode, everyWall&^keep, aMoment, alone)
 						var open [len(attacks)]bool
 						if keep == confine.WallPackets { // it is the rules and nothing else about the namespace
-							open, _ = attempt(t, by, mode, everyWall, alone)
+							open, _ = attempt(t, by, mode, everyWall, patient, alone)
 						}
 						for i, a := range attacks {
 							if !alone(i) {
@@ -297,14 +298,8 @@ func published(t *testing.T, b *bench, o *outside, mode policy.Mode, by who) {
 // ended, which it does behind everybody's back.
 func onlyLoopback(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		all, err := net.Interfaces()
-		if err == nil && len(all) == 1 {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("interfaces %v, %v; want lo alone", all, err)
-		}
+	if !await(func() bool { return len(links(t)) == 1 }) {
+		t.Fatalf("interfaces %v; want lo alone", links(t))
 	}
 }
 

@@ -76,7 +76,7 @@ func probe(name string, args []string) int {
 	return 1
 }
 
-const patience = 3 * time.Second
+const patience = 30 * time.Second
 
 // probeTCP sends args[1] to the server at args[0], past the proxy, and wants it
 // back.
