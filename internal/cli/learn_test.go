@@ -21,7 +21,11 @@ network_policies:
       - {host: api.example, port: 443, protocol: rest, enforcement: enforce, access: full}
       - {host: "*.cdn.example", port: 443}
       - {host: db.example, port: 5432, protocol: tcp, allowed_ips: [10.4.0.0/16]}
-      - {host: mcp.example, port: 443, protocol: mcp, enforcement: enforce, mcp: {allow_all_known_mcp_methods: true}}
+      - {host: mcp.example, port: 443, protocol: mcp, enforcement: enforce, mcp: {allow_all_known_mcp_methods: true, max_body_bytes: 9000, strict_tool_names: false}}
+      - {host: silent.example, port: 443, protocol: mcp, enforcement: enforce, mcp: {allow_all_known_mcp_methods: true}}
+      - {host: both.example, port: 443, protocol: rest, enforcement: enforce, access: full}
+      - {host: both.example, port: 443, protocol: graphql, path: "/graph*", enforcement: enforce, access: full}
+      - {host: chat.example, port: 443, protocol: websocket, enforcement: enforce, access: full}
       - {host: model.local, port: 80}
     binaries: [{path: /usr/**}]
 host_services:
@@ -47,6 +51,9 @@ func TestLearn(t *testing.T) {
 	get := func(method, path string) event.HTTP {
 		return event.HTTP{Method: method, Path: path, Scheme: "https", RawQuery: "token=hunter2"}
 	}
+	asks := func(method, path string, all ...event.Operation) event.HTTP {
+		return event.HTTP{Method: method, Path: path, Scheme: "https", Operations: all}
+	}
 	for _, e := range []event.Event{
 		event.Connection(event.Open, curl, at("api.example", 443), ok),
 		event.Request(get("GET", "/v1/items"), curl, at("api.example", 443), ok),
@@ -63,7 +70,16 @@ func TestLearn(t *testing.T) {
 		event.Connection(event.Fail, curl, at("b.cdn.example", 443), ok),
 		event.Connection(event.Open, psql, event.Where{Host: "db.example", Port: 5432, Addr: netip.MustParseAddr("10.4.0.7")}, ok),
 		event.Connection(event.Open, curl, at("mcp.example", 443), ok),
-		event.Request(get("POST", "/mcp"), curl, at("mcp.example", 443), ok),
+		event.Request(asks("POST", "/mcp", event.Operation{Method: "tools/call", Tool: "find it"}, event.Operation{Method: "ping"}), curl, at("mcp.example", 443), ok),
+		event.Request(asks("POST", "/mcp", event.Operation{Method: "tools/call", Tool: "every*"}), curl, at("mcp.example", 443), ok),
+		event.Request(asks("POST", "/long", make([]event.Operation, 50)...), curl, at("mcp.example", 443), ok),
+		event.Request(asks("GET", "/mcp"), curl, at("mcp.example", 443), ok),
+		event.Request(asks("GET", "/mcp"), curl, at("silent.example", 443), ok),
+		event.Request(asks("GET", "/rest"), curl, at("both.example", 443), ok),
+		event.Request(asks("POST", "/graphql", event.Operation{Type: "query", Name: "Repo", Fields: []string{"viewer", "repository"}}), curl, at("both.example", 443), ok),
+		event.Request(asks("POST", "/graphql", event.Operation{Type: "mutation", Fields: []string{"star"}}), curl, at("both.example", 443), no(rego.ReasonRequest)),
+		event.Request(asks("POST", "/graphs", event.Operation{Persisted: "00ff"}), curl, at("both.example", 443), ok),
+		event.Request(asks("GET", "/chat"), curl, at("chat.example", 443), ok),
 		event.Connection(event.Open, curl, at("model.local", 80), ok),
 		event.Connection(event.Refuse, curl, at("evil.example", 443), no(rego.ReasonHost)),
 		event.Connection(event.Refuse, curl, at("127.0.0.1", 80), no(rego.ReasonHost)),
@@ -77,7 +93,7 @@ func TestLearn(t *testing.T) {
 		l.event(e)
 	}
 	l.done(func(said string) {
-		if !strings.Contains(said, "values of queries are not recorded, and 3 rules take any;") {
+		if !strings.Contains(said, "values of queries, variables and arguments are not recorded, and 6 rules take any;") {
 			t.Errorf("said: %s", said)
 		}
 	}, []byte(learnPolicy))
@@ -101,6 +117,12 @@ func TestLearn(t *testing.T) {
 				{Allow: policy.Match{Method: "PUT", Path: "/v1/a%2Fb", Query: anyToken, QueryExact: true}},
 				{Allow: policy.Match{Method: "GET", Path: "/v1/items", Query: anyToken, QueryExact: true}},
 				{Allow: policy.Match{Method: "POST", Path: "/v1/items", Query: anyToken, QueryExact: true}}}},
+			{Host: "both.example", Ports: []uint16{443}, Protocol: policy.REST, Rules: []policy.Rule{{Allow: policy.Match{Method: "GET", Path: "/rest", QueryExact: true}}}},
+			{Host: "both.example", Ports: []uint16{443}, Protocol: policy.GraphQL, Path: "/graphql", Rules: []policy.Rule{
+				{Allow: policy.Match{Method: "POST", Path: "/graphql", QueryExact: true, OperationType: "query", OperationName: "Repo", Fields: []string{"repository", "viewer"}}}}},
+			{Host: "mcp.example", Ports: []uint16{443}, Protocol: policy.MCP, Path: "/mcp", L7: policy.L7{MCPMaxBody: 9000, MCPLooseToolNames: true}, Rules: []policy.Rule{
+				{Allow: policy.Match{Method: "ping", Path: "/mcp", QueryExact: true}},
+				{Allow: policy.Match{Method: "tools/call", Path: "/mcp", QueryExact: true, Tool: []string{"find it"}}}}},
 			{Host: "plain.cdn.example", Ports: []uint16{443}, Protocol: policy.REST, Rules: []policy.Rule{{Allow: policy.Match{Method: "GET", Path: "/plain", QueryExact: true}}}},
 			{Host: "socket.cdn.example", Ports: []uint16{443}}, // of a websocket that nobody reads, all is said by its host
 		}},
@@ -115,8 +137,11 @@ func TestLearn(t *testing.T) {
 		t.Errorf("used:\n%s\nwant:\n%s", text, want)
 	}
 	for _, must := range []string{`#       - host: "evil.example"`, `#           - allow: {method: "DELETE", path: "/v1/items", query: {"token": "*"}, query_exact: true}`, `path: "/v1/audited", `,
-		"# not learned: model.local:80 is a service of the host", "# not learned: 127.0.0.1:80 is this host", "# not learned: mcp.example:443 has protocol: mcp",
-		"# not learned: api.example:443: a path or query cannot be written as a rule", "# not learned: a program that a rule cannot name"} {
+		"# not learned: model.local:80 is a service of the host", "# not learned: 127.0.0.1:80 is this host", "# not learned: chat.example:443 has protocol: websocket",
+		"# not learned: silent.example:443: nothing was called at /mcp", "# not learned: mcp.example:443: a request cannot be written as a rule: POST /mcp",
+		"# not learned: mcp.example:443: a request cannot be written as a rule: POST /long", "# not learned: both.example:443: a request cannot be written as a rule: POST /graphs",
+		`#           - allow: {method: "POST", path: "/graphql", query_exact: true, operation_type: mutation, fields: ["star"]}`,
+		"# not learned: api.example:443: a request cannot be written as a rule: GET /v1/*", "# not learned: a program that a rule cannot name"} {
 		if !strings.Contains(text, must) {
 			t.Errorf("%q is missing in\n%s", must, text)
 		}

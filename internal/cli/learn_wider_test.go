@@ -24,7 +24,8 @@ network_policies:
     endpoints:
       - {host: "*.rest.example", ports: [443, 8443], protocol: rest, enforcement: enforce, access: full, allow_encoded_slash: true}
       - {host: "*.raw.example", ports: [80, 443]}
-      - {host: graphql.example, port: 443, protocol: graphql, enforcement: enforce, access: full}
+      - {host: graphql.example, port: 443, protocol: graphql, enforcement: enforce, access: full, graphql_max_body_bytes: 1000}
+      - {host: rpc.example, port: 443, protocol: json-rpc, enforcement: enforce, rules: [{allow: {method: "*"}}]}
       - {host: mcp.example, port: 443, protocol: mcp, enforcement: enforce, mcp: {allow_all_known_mcp_methods: true}}
     binaries: [{path: "/usr/**"}]
 `
@@ -33,21 +34,53 @@ network_policies:
 type asked struct {
 	in             rego.Input
 	method, target string
+	ops            []policy.Operation // to graphql.example
+	calls          []policy.Call      // to rpc.example and mcp.example
 }
 
 func genAsked(t *rapid.T) asked {
 	of := func(label string, some ...string) string { return rapid.SampledFrom(some).Draw(t, label) }
 	a := asked{in: rego.Input{Exe: of("exe", "/usr/bin/curl", "/usr/bin/git", "/usr/lib/x y/node")}}
 	a.in.Port = rapid.SampledFrom([]uint16{443, 443, 80, 8443}).Draw(t, "port")
-	a.in.Host = of("host", "a.rest.example", "b.rest.example", "a.raw.example", "graphql.example", "mcp.example")
+	a.in.Host = of("host", "a.rest.example", "b.rest.example", "a.raw.example", "graphql.example", "rpc.example", "mcp.example")
 	if of("read", "yes", "yes", "yes", "no") == "yes" {
 		a.method = of("method", "GET", "HEAD", "POST", "DELETE", "WEIRD")
 		a.target = of("path", "/", "/a", "/a/", "/A", "/a/b", "/a%2Fb", "/a%20b", "/a*", "/a?") // the last has no query
 		if a.target != "/a?" {
-			a.target += of("query", "", "", "?", "?q=1", "?q=2", "?q=1&q=2", "?r=1", "?q=1&r=2", "?Q=1", "?q", "?=1", "?q=", "?q%00=1", "?a%0Ab=1", "?%FF=1", "?%5Bredacted%5D=1", "?null=1&%22:{}=2")
+			a.target += of("query", "", "", "", "", "", "?", "?q=1", "?q=2", "?q=1&q=2", "?r=1", "?q=1&r=2", "?Q=1", "?q", "?=1", "?q=", "?q%00=1", "?a%0Ab=1", "?%FF=1", "?%5Bredacted%5D=1", "?null=1&%22:{}=2")
 		}
 	}
+	a.ask(of)
 	return a
+}
+
+// ask gives a request something to ask for in its body.
+func (a *asked) ask(of func(label string, some ...string) string) {
+	several := func(add func()) {
+		add()
+		if of("more", "no", "no", "yes") == "yes" {
+			add()
+		}
+	}
+	switch {
+	case a.method == "":
+	case a.in.Host == "graphql.example":
+		a.method = of("by", "GET", "POST")
+		several(func() {
+			o := policy.Operation{Type: of("type", "query", "mutation"), Name: of("name", "", "A", "B")}
+			several(func() { o.Fields = append(o.Fields, of("field", "x", "y", "z")) })
+			a.ops = append(a.ops, o)
+		})
+	case a.in.Host == "rpc.example", a.in.Host == "mcp.example" && a.method != "GET" && a.method != "DELETE":
+		a.method = "POST"
+		several(func() {
+			c := policy.Call{Method: of("call", "tools/call", "tools/list", "ping")}
+			if a.in.Host == "mcp.example" && c.Method == "tools/call" {
+				c.Tool = of("tool", "read", "write")
+			}
+			a.calls = append(a.calls, c)
+		})
+	}
 }
 
 // changed is a with one thing taken from another.
@@ -55,21 +88,54 @@ func (a asked) changed(t *rapid.T) asked {
 	b := rapid.Custom(genAsked).Draw(t, "other")
 	path, query, _ := strings.Cut(a.target, "?")
 	otherPath, otherQuery, _ := strings.Cut(b.target, "?")
-	switch rapid.IntRange(0, 6).Draw(t, "change") {
+	change := rapid.IntRange(0, 7).Draw(t, "change")
+	if len(a.ops)+len(a.calls) > 0 && change%2 == 1 {
+		change = 4
+	}
+	switch change {
 	case 0:
-		a.in.Host = b.in.Host
+		b.in.Exe, b.in.Port, b.target = a.in.Exe, a.in.Port, a.target
+		return b
 	case 1:
 		a.in.Port = b.in.Port
 	case 2:
 		a.in.Exe = b.in.Exe
 	case 3:
-		a.method = b.method
-	case 4:
+		if len(a.calls) == 0 { // they are posted
+			a.method = b.method
+		}
+	case 4, 5:
+		a.askOther(t)
+	case 6:
 		a.target = otherPath + "?" + query
 	default:
 		a.target = path + "?" + otherQuery
 	}
 	return a
+}
+
+// askOther changes one thing of what the body asks for.
+func (a *asked) askOther(t *rapid.T) {
+	of := func(some ...string) string { return rapid.SampledFrom(some).Draw(t, "one thing") }
+	if len(a.ops) > 0 {
+		a.ops = slices.Clone(a.ops)
+		switch o := &a.ops[0]; of("type", "name", "fields") {
+		case "type":
+			o.Type = of("query", "mutation")
+		case "name":
+			o.Name = of("", "A", "B")
+		default:
+			o.Fields = []string{of("x", "y", "z")}
+		}
+	}
+	if len(a.calls) > 0 {
+		a.calls = slices.Clone(a.calls)
+		if c := &a.calls[0]; c.Tool == "" || of("method", "tool") == "method" {
+			*c = policy.Call{Method: of("tools/list", "ping")}
+		} else {
+			c.Tool = of("read", "write")
+		}
+	}
 }
 
 // kind is what the language can tell a request by: everything but the values of its query.
@@ -97,7 +163,14 @@ func (a asked) tell(l *learner, allowed bool) {
 		return
 	}
 	if to, err := http.Parse(a.target); err == nil {
-		l.event(event.Request(event.HTTP{Method: a.method, Path: to.Path, RawQuery: to.Raw, Scheme: "https"}, event.Who{Exe: a.in.Exe}, where, v))
+		r := event.HTTP{Method: a.method, Path: to.Path, RawQuery: to.Raw, Scheme: "https"}
+		for _, o := range a.ops {
+			r.Operations = append(r.Operations, event.Operation{Type: o.Type, Name: o.Name, Fields: o.Fields})
+		}
+		for _, c := range a.calls {
+			r.Operations = append(r.Operations, event.Operation{Method: c.Method, Tool: c.Tool})
+		}
+		l.event(event.Request(r, event.Who{Exe: a.in.Exe}, where, v))
 	}
 }
 
@@ -163,9 +236,10 @@ func TestLearn_neverWider(t *testing.T) {
 				rt.Fatalf("%+v: allowed %q, want %q, under\n%s", a, got, want, text)
 			}
 			n[want]++
+			n[want+" "+a.in.Host]++
 		}
 	})
-	for _, must := range []string{"no", "request", "connection"} {
+	for _, must := range []string{"no", "request", "connection", "request graphql.example", "no graphql.example", "request rpc.example", "no rpc.example", "request mcp.example", "no mcp.example"} {
 		if n[must] < 20 {
 			t.Errorf("%q was expected %d times: little was compared", must, n[must])
 		}
@@ -187,9 +261,12 @@ func allowedBy(t *rapid.T, e *rego.Engine, a asked) string {
 	if a.method == "" || !ok {
 		return "no"
 	}
-	// Whatever a body holds is the same to a rule of rest.
-	req.Calls = []policy.Call{{Method: "tools/call", Tool: "x"}}
-	req.Operations = []policy.Operation{{Type: "mutation", Fields: []string{"x"}}}
+	req.Operations, req.Calls = a.ops, a.calls
+	if strings.HasSuffix(a.in.Host, ".rest.example") || strings.HasSuffix(a.in.Host, ".raw.example") {
+		// Whatever a body holds is the same to a rule of rest.
+		req.Calls = []policy.Call{{Method: "tools/call", Tool: "x"}}
+		req.Operations = []policy.Operation{{Type: "mutation", Fields: []string{"x"}}}
+	}
 	res, err := e.DecideRequest(t.Context(), a.in, req)
 	if err != nil {
 		t.Fatal(err)
@@ -206,20 +283,64 @@ func expected(seen []asked, a asked) string {
 	if a.in.Host == "a.raw.example" && slices.ContainsFunc(here, func(s asked) bool { return s.method == "" }) {
 		return "connection"
 	}
-	kind, req, ok := a.kind()
-	if a.method == "" || !ok || !nameable(req) || a.in.Host == "mcp.example" || a.in.Host == "graphql.example" {
+	_, req, ok := a.kind()
+	if a.method == "" || !ok || !nameable(req) {
 		return "no"
 	}
-	a.method = map[string]string{"HEAD": "GET"}[a.method] // HEAD is allowed where GET is
-	get, _, _ := a.kind()
-	if slices.ContainsFunc(here, func(s asked) bool {
-		k, _, _ := s.kind()
-		bare := strings.HasSuffix(s.target, "?q") // it may be a secret, and is not in the event
-		return s.method != "" && !bare && (k == kind || k == get)
-	}) {
-		return "request"
+	here = slices.DeleteFunc(here, func(s asked) bool {
+		return s.method == "" || strings.HasSuffix(s.target, "?q") // it may be a secret, and is not in the event
+	})
+	parts := a.parts()
+	if a.in.Host == "mcp.example" && len(a.calls) == 0 {
+		// It needs no rule, but an endpoint with one for its path, and for its query if it has one.
+		parts = []func(asked) bool{func(s asked) bool {
+			_, seen, _ := s.kind()
+			return len(s.calls) > 0 && nameable(seen) && seen.Path == req.Path && (len(req.Query) == 0 || sameKeys(seen.Query, req.Query))
+		}}
+		if a.method != "GET" && a.method != "DELETE" {
+			return "no"
+		}
 	}
-	return "no"
+	for _, covers := range parts {
+		if !slices.ContainsFunc(here, covers) {
+			return "no"
+		}
+	}
+	return "request"
+}
+
+// parts tell of each thing that is asked for whether another request was about it.
+func (a asked) parts() (parts []func(s asked) bool) {
+	kind, _, _ := a.kind()
+	head := a
+	head.method = map[string]string{"HEAD": "GET"}[a.method] // HEAD is allowed where GET is
+	get, _, _ := head.kind()
+	alike := func(s asked) bool {
+		k, _, _ := s.kind()
+		return k == kind || k == get
+	}
+	for _, o := range a.ops {
+		for _, field := range o.Fields {
+			parts = append(parts, func(s asked) bool {
+				return alike(s) && slices.ContainsFunc(s.ops, func(seen policy.Operation) bool {
+					return seen.Type == o.Type && (seen.Name == "" || seen.Name == o.Name) && slices.Contains(seen.Fields, field)
+				})
+			})
+		}
+	}
+	for _, c := range a.calls {
+		parts = append(parts, func(s asked) bool {
+			return alike(s) && slices.ContainsFunc(s.calls, func(seen policy.Call) bool { return seen.Method == c.Method && seen.Tool == c.Tool })
+		})
+	}
+	if len(parts) == 0 {
+		parts = append(parts, alike)
+	}
+	return parts
+}
+
+func sameKeys(a, b map[string][]string) bool {
+	return slices.Equal(slices.Sorted(maps.Keys(a)), slices.Sorted(maps.Keys(b)))
 }
 
 // nameable says whether a rule can mean this request and no other.

@@ -165,6 +165,10 @@ func explain(e event.Event) string {
 	row("denied", e.DstEndpoint.String())
 	if r := e.HTTPRequest; r != nil {
 		row("request", r.HTTPMethod+" "+r.URL.Path)
+		told, _ := e.Operations()
+		for _, o := range told {
+			row("asks", o.String())
+		}
 	}
 	row("when", time.UnixMilli(e.Time).UTC().Format(time.RFC3339))
 	exe, lineage := program(e)

@@ -84,6 +84,7 @@ type Verdict struct {
 type HTTP struct {
 	Method, Scheme, Path, RawQuery, Version, UserAgent string
 	Status                                             int
+	Operations                                         []Operation // that its body asks for, where that was read
 }
 
 // Connection is an event about a connection: opened, refused, failed, closed.
@@ -133,6 +134,7 @@ func Request(r HTTP, who Who, to Where, v Verdict) Event {
 		m.response.Code = r.Status
 		e.HTTPResponse = &m.response
 	}
+	e.noteOperations(r.Operations)
 	e.Message = e.summary()
 	return e
 }

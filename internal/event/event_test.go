@@ -1,8 +1,11 @@
 package event
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -103,6 +106,48 @@ func TestAncestors(t *testing.T) {
 	}
 	if got := e.Unmapped["ancestry_sha256"].([]string); len(got) != maxParent || got[0] != gitWho.Ancestors[0].SHA256 {
 		t.Errorf("ancestry_sha256 = %v", got)
+	}
+}
+
+// TestOperations: what is told of a request's operations is bounded, never cut, and
+// its request's alone.
+func TestOperations(t *testing.T) {
+	who := Who{Exe: "/usr/bin/git", Ancestors: []Binary{{"/bin/sh", "00"}}}.Shared()
+	long := Operation{Method: strings.Repeat("m", maxHost+1)}
+	deep := Operation{Type: "query", Fields: make([]string, maxOperations)}
+	ping := Operation{Method: "ping"}
+	for what, tt := range map[string]struct {
+		all     []Operation
+		told    []Operation
+		leftOut any
+	}{
+		"none":     {nil, nil, nil},
+		"one":      {[]Operation{ping}, []Operation{ping}, nil},
+		"too long": {[]Operation{long, ping}, []Operation{ping}, 1},
+		"too deep": {[]Operation{deep}, []Operation{}, 1},
+		"many":     {slices.Repeat([]Operation{ping}, maxOperations+2), slices.Repeat([]Operation{ping}, maxOperations), 2},
+	} {
+		e := Request(HTTP{Method: "POST", Operations: tt.all}, who, evil, forge)
+		told, all := e.Operations()
+		if all != (tt.leftOut == nil) {
+			t.Errorf("%s: all = %v", what, all)
+		}
+		var stored Event
+		if b, err := e.AppendJSON(nil); err != nil || json.Unmarshal(b, &stored) != nil {
+			t.Fatalf("%s: %s %v", what, b, err)
+		}
+		if again, whole := stored.Operations(); !slices.EqualFunc(again, told, func(a, b Operation) bool { return reflect.DeepEqual(a, b) }) || whole != all {
+			t.Errorf("%s: stored as %v, %v", what, again, whole)
+		}
+		if !reflect.DeepEqual(told, tt.told) || e.Unmapped["operations_left_out"] != tt.leftOut {
+			t.Errorf("%s: %v", what, e.Unmapped)
+		}
+		if e.Unmapped["ancestry_sha256"] == nil {
+			t.Errorf("%s: no hashes: %v", what, e.Unmapped)
+		}
+	}
+	if e := Connection(Open, who, evil, forge); len(e.Unmapped) != 1 {
+		t.Errorf("another event of the same process has %v", e.Unmapped)
 	}
 }
 

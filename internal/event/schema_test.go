@@ -57,7 +57,7 @@ var (
 		"nowhere":   {"network_activity", Connection(Refuse, Who{}, Where{}, Verdict{})},
 		"listen":    {"network_activity", Connection(Listen, gitWho, Where{Addr: netip.MustParseAddr("127.0.0.1"), Port: 3000, Proto: "udp"}, forge)},
 		"end":       {"network_activity", Ended(gitWho, evil, forge, 10, 20, time.Second)},
-		"request":   {"http_activity", Request(HTTP{"GET", "https", "/a", "k=v", "1.1", "curl/8", 403}, gitWho, evil, denied)},
+		"request":   {"http_activity", Request(HTTP{"GET", "https", "/a", "k=v", "1.1", "curl/8", 403, []Operation{{Type: "query", Fields: []string{"a"}}}}, gitWho, evil, denied)},
 		"patch":     {"http_activity", Request(HTTP{Method: "PATCH"}, gitWho, evil, forge)},
 		"odd":       {"http_activity", Request(HTTP{Method: "BREW"}, gitWho, evil, forge)},
 		"launch":    {"process_activity", Launched(Who{PID: 1, Exe: "/bin/sallyport"}, gitWho)},

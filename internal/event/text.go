@@ -16,6 +16,8 @@ const (
 	maxToken  = 64
 	maxInLine = 120 // of one field in the line for people
 	maxParent = 32  // ancestors
+
+	maxOperations = 32 // of a request, and texts of one
 )
 
 const ellipsis = "…"

@@ -84,7 +84,7 @@ func FuzzEvent(f *testing.F) {
 		for _, e := range []Event{
 			Connection(Refuse, who, to, v),
 			Connection(Refuse, who, Where{Path: path}, v),
-			Request(HTTP{text, text, path, query, text, text, 200}, who, to, v),
+			Request(HTTP{text, text, path, query, text, text, 200, []Operation{{text, text, []string{text}, text, text, text}}}, who, to, v),
 			Finding(Found{text, text, text, text, High, &who, &to}),
 			Configuration(Configured{Policy: path, Err: text, Hash: text}),
 			Lifecycle(Start, text, text),

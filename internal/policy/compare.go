@@ -344,9 +344,6 @@ func (m *Match) summary() string {
 	for _, k := range sortedKeys(m.Params) {
 		s = strings.TrimSuffix(s, "}") + fmt.Sprintf(", params: {%s: %s}}", k, quoteAll(m.Params[k]))
 	}
-	if m.OperationName != "" {
-		s = strings.TrimSuffix(s, "}") + ", operation_name: " + quote(m.OperationName) + "}"
-	}
 	return strings.Replace(s, "{, ", "{", 1)
 }
 

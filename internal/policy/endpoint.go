@@ -113,12 +113,33 @@ func (m Match) OfQuery(query map[string][]string) (_ Match, ok bool) {
 			m.Query = map[string][]string{}
 		}
 		m.Query[key] = slices.Compact(slices.Sorted(slices.Values(values)))
-		if len(m.Query[key]) > maxGlobs || slices.ContainsFunc(values, func(v string) bool { return !plain(v) || strings.ContainsAny(v, "*?") }) {
+		if len(m.Query[key]) > maxGlobs || slices.ContainsFunc(values, func(v string) bool { return !exact(v) }) {
 			m.Query[key] = []string{"*"}
 		}
 	}
 	return m, true
 }
+
+// OfOperation is m for GraphQL operations of this type and name, with some of these
+// root fields. One without a name is matched by any name. ok is false where the
+// language cannot name it.
+func (m Match) OfOperation(kind, name string, fields []string) (_ Match, ok bool) {
+	m.OperationType, m.OperationName, m.Fields = kind, name, slices.Compact(slices.Sorted(slices.Values(fields)))
+	return m, kind != "" && exact(name) && len(m.Fields) > 0 && len(m.Fields) <= maxGlobs && !slices.ContainsFunc(m.Fields, func(f string) bool { return !exact(f) })
+}
+
+// OfCall is m for JSON-RPC calls of a method, and of a tool where MCP has one. ok is
+// false where the language cannot name it.
+func (m Match) OfCall(method, tool string) (_ Match, ok bool) {
+	m.Method = method
+	if tool != "" {
+		m.Tool = []string{tool}
+	}
+	return m, method != "" && exact(method) && exact(tool)
+}
+
+// exact tells that a text as a pattern means itself alone.
+func exact(s string) bool { return plain(s) && !strings.ContainsAny(s, "*?") }
 
 // Inspected says whether what passes an endpoint is read.
 func (e *Endpoint) Inspected() bool { return e.Protocol != Raw && e.Protocol != TCP }

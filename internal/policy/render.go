@@ -48,6 +48,10 @@ func renderEndpoint(b *strings.Builder, e *Endpoint) {
 	if e.Protocol != Raw {
 		fmt.Fprintf(b, "        protocol: %s\n", e.Protocol)
 	}
+	if e.Path != "" {
+		fmt.Fprintf(b, "        path: %s\n", quote(e.Path))
+	}
+	renderReading(b, &e.L7)
 	if e.L7.AllowEncodedSlash {
 		b.WriteString("        allow_encoded_slash: true\n")
 	}
@@ -60,7 +64,27 @@ func renderEndpoint(b *strings.Builder, e *Endpoint) {
 	}
 }
 
-// Render writes a match of one method, path, query, operation or tool.
+// renderReading writes how bodies are read, where that is not the default.
+func renderReading(b *strings.Builder, l *L7) {
+	if l.GraphQLMaxBody > 0 {
+		fmt.Fprintf(b, "        graphql_max_body_bytes: %d\n", l.GraphQLMaxBody)
+	}
+	if l.JSONRPCMaxBody > 0 {
+		fmt.Fprintf(b, "        json_rpc: {max_body_bytes: %d}\n", l.JSONRPCMaxBody)
+	}
+	var mcp []string
+	if l.MCPMaxBody > 0 {
+		mcp = append(mcp, fmt.Sprintf("max_body_bytes: %d", l.MCPMaxBody))
+	}
+	if l.MCPLooseToolNames {
+		mcp = append(mcp, "strict_tool_names: false")
+	}
+	if len(mcp) > 0 {
+		fmt.Fprintf(b, "        mcp: {%s}\n", strings.Join(mcp, ", "))
+	}
+}
+
+// Render writes a match, but for its params.
 func (m *Match) Render() string {
 	var parts []string
 	add := func(field, value string) {
@@ -86,6 +110,7 @@ func (m *Match) Render() string {
 		add("query_exact", "true")
 	}
 	add("operation_type", m.OperationType)
+	text("operation_name", m.OperationName)
 	if len(m.Fields) > 0 {
 		add("fields", quoteAll(m.Fields))
 	}

@@ -119,6 +119,48 @@ func TestLearnedPolicy(t *testing.T) {
 	})
 }
 
+// TestLearnedOperations: what clients of GraphQL and MCP called is learned, and what
+// they were denied is not.
+func TestLearnedOperations(t *testing.T) {
+	modules := peers(t)
+	inScene(t, func(t *testing.T, s *scene) {
+		s.requireAll(t, "node")
+		npm := filepath.Join(s.dir, "npm")
+		copyTree(t, modules, npm)
+		s.servePeers(t, npm)
+		readers, work := s.writePolicy(t, "readers.yaml", readersPolicy), s.work(t)
+		said := func(o outcome) string { return regexp.MustCompile(`\{"error".*`).ReplaceAllString(o.out, "denied") } // by which policy differs
+		run := func(policy, what string, flags ...string) outcome {
+			t.Helper()
+			args := append([]string{"run", "--mode", "platform", "--policy", policy, "--workdir", work, "--upstream-ca", filepath.Join(s.dir, "root.pem"), "--env", "HOME=" + work}, flags...)
+			return s.sallyport(t, append(args, "--", "sh", "-c", unset+"exec node "+filepath.Join(npm, "client.mjs")+" "+what+" "+allowedHost)...)
+		}
+		for what, c := range map[string]struct{ learned, other string }{
+			"graphql": {`path: "/graphql", query_exact: true, operation_type: query, operation_name: "Who", fields: ["viewer"]`, "mcp"},
+			"mcp":     {`path: "/mcp", query_exact: true, tool: "search_web"`, "graphql"},
+		} {
+			t.Run(what, func(t *testing.T) {
+				learned := filepath.Join(s.dir, what+".yaml")
+				first := run(readers, what, "--learn", learned)
+				if first.status != 0 || !strings.Contains(first.out, "done") {
+					t.Fatalf("the session that is learned from: %v", first)
+				}
+				text, err := os.ReadFile(learned)
+				fatal(t, err)
+				if !strings.Contains(string(text), c.learned) {
+					t.Errorf("%q is not in\n%s", c.learned, text)
+				}
+				if again := run(learned, what); again.status != first.status || said(again) != said(first) {
+					t.Errorf("%v\nwant what was seen first:\n%s\nunder\n%s", again, first.out, text)
+				}
+				if o := run(learned, c.other); strings.Contains(o.out, "done") {
+					t.Errorf("%v\nunder\n%s", o, text)
+				}
+			})
+		}
+	})
+}
+
 // checkLearned holds a learned policy to the requests that the server got.
 func checkLearned(t *testing.T, text string, requests []string) {
 	t.Helper()

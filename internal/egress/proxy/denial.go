@@ -218,7 +218,7 @@ func (x *session) denied(in intent, no *denial, id string) event.Event {
 
 func (in intent) http(status int) event.HTTP {
 	path, query, _ := strings.Cut(in.path, "?")
-	h := event.HTTP{Method: in.method, Scheme: "http", Path: path, RawQuery: query, Version: "1.0", UserAgent: in.agent, Status: status}
+	h := event.HTTP{Method: in.method, Scheme: "http", Path: path, RawQuery: query, Version: "1.0", UserAgent: in.agent, Status: status, Operations: in.operations}
 	switch {
 	case in.h2:
 		h.Version = "2"

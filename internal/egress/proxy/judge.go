@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"sallyport/internal/event"
 	"sallyport/internal/policy"
 )
 
@@ -39,6 +40,7 @@ func (x *session) ruled(r *request) (verdict, *denial) {
 		no := x.admissible(r, e, v.Decision)
 		if no == nil {
 			no = x.readBody(r, e, &about, v.Decision)
+			r.operations = told(about)
 		}
 		if no != nil {
 			return v, no
@@ -55,6 +57,18 @@ func (x *session) ruled(r *request) (verdict, *denial) {
 	stripOverrides(r.Header)
 	stripOverrides(r.Trailer) // some servers put trailers among the header's fields
 	return v, x.offered(r, d)
+}
+
+// told is what events say of the operations and calls of a request.
+func told(q policy.Request) []event.Operation {
+	var all []event.Operation
+	for _, o := range q.Operations {
+		all = append(all, event.Operation{Type: o.Type, Name: o.Name, Fields: o.Fields, Persisted: o.Persisted})
+	}
+	for _, c := range q.Calls {
+		all = append(all, event.Operation{Method: c.Method, Tool: c.Tool})
+	}
+	return all
 }
 
 // offered reads the handshake of a request that asks for an upgrade.

@@ -177,7 +177,7 @@ func (t *talk) middle(v *verdict, m middleware.Message) ([]byte, error) {
 	}
 	m.Target, m.TooLarge = t.r.where(), int64(len(m.Body)) > limit
 	if no := t.run(t.r, v, &m); no != nil {
-		return nil, t.deny(no, v.Decision)
+		return nil, t.deny(t.request(), no, v.Decision)
 	}
 	return m.Body, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"sallyport/internal/egress/address"
 	"sallyport/internal/egress/identity"
+	"sallyport/internal/event"
 	"sallyport/internal/policy"
 )
 
@@ -20,11 +21,12 @@ type intent struct {
 	port uint16
 	addr netip.Addr // that was connected to, if it was captured
 
-	method, path string // of an HTTP request; path with its query, canonical once it was read
-	agent        string // User-Agent
-	minor        byte   // of HTTP/1
-	h2           bool   // HTTP/2
-	tls          bool   // inside TLS that was ended here
+	method, path string            // of an HTTP request; path with its query, canonical once it was read
+	agent        string            // User-Agent
+	minor        byte              // of HTTP/1
+	h2           bool              // HTTP/2
+	tls          bool              // inside TLS that was ended here
+	operations   []event.Operation // that its body asks for, once it was read
 }
 
 // verdict is an intent that was allowed.

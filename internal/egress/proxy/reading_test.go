@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -47,27 +48,34 @@ func TestBodiesAreRead(t *testing.T) {
 		call := func(tool string) string {
 			return `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"` + tool + `","arguments":{}}}`
 		}
-		for _, c := range []struct {
+		for i, c := range []struct {
 			path, body string
 			status     int
+			told       []event.Operation
 		}{
-			{"/rpc", rpc("get_balance"), 200},
-			{"/rpc", rpc("send_money"), 403},
-			{"/rpc", "[" + rpc("get_balance") + "," + rpc("send_money") + "]", 403},
-			{"/rpc", `{"jsonrpc":"2.0","id":1,"method":"get_balance","method":"send_money"}`, 403},
-			{"/rpc", `not JSON`, 403},
-			{"/rpc", rpc("get_" + strings.Repeat("x", 2000)), 413},
-			{"/graphql", `{"query":"query { viewer { login } }"}`, 200},
-			{"/graphql", `{"query":"mutation { deleteAll }"}`, 403},
-			{"/graphql", `{"query":"{"}`, 403},
-			{"/mcp", call("read_file"), 200},
-			{"/mcp", call("delete_file"), 403},
-			{"/mcp", rpc("tools/list"), 200},
-			{"/mcp", rpc("resources/read"), 403},
-			{"/other", `{}`, 403},
+			{"/rpc", rpc("get_balance"), 200, []event.Operation{{Method: "get_balance"}}},
+			{"/rpc", rpc("send_money"), 403, []event.Operation{{Method: "send_money"}}},
+			{"/rpc", "[" + rpc("get_balance") + "," + rpc("send_money") + "]", 403, []event.Operation{{Method: "get_balance"}, {Method: "send_money"}}},
+			{"/rpc", `{"jsonrpc":"2.0","id":1,"method":"get_balance","method":"send_money"}`, 403, nil},
+			{"/rpc", `not JSON`, 403, nil},
+			{"/rpc", rpc("get_" + strings.Repeat("x", 2000)), 413, nil},
+			{"/graphql", `{"query":"query Who { me: viewer { login } }"}`, 200, []event.Operation{{Type: "query", Name: "Who", Fields: []string{"viewer"}}}},
+			{"/graphql", `{"query":"mutation { deleteAll }"}`, 403, []event.Operation{{Type: "mutation", Fields: []string{"deleteAll"}}}},
+			{"/graphql", `{"query":"{"}`, 403, nil},
+			{"/mcp", call("read_file"), 200, []event.Operation{{Method: "tools/call", Tool: "read_file"}}},
+			{"/mcp", call("delete_file"), 403, []event.Operation{{Method: "tools/call", Tool: "delete_file"}}},
+			{"/mcp", rpc("tools/list"), 200, []event.Operation{{Method: "tools/list"}}},
+			{"/mcp", rpc("resources/read"), 403, []event.Operation{{Method: "resources/read"}}},
+			{"/other", `{}`, 403, nil},
 		} {
 			before := len(got.all())
-			resp, err := client.Post("https://api.example.com"+c.path, "application/json", strings.NewReader(c.body))
+			req, err := http.NewRequest("POST", "https://api.example.com"+c.path, strings.NewReader(c.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			agent := fmt.Sprint("agent/", i)
+			req.Header = http.Header{"Content-Type": {"application/json"}, "User-Agent": {agent}}
+			resp, err := client.Do(req)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -75,6 +83,10 @@ func TestBodiesAreRead(t *testing.T) {
 			resp.Body.Close()
 			if resp.StatusCode != c.status {
 				t.Errorf("%s %.60s: %s %s, want %d", c.path, c.body, resp.Status, answered, c.status)
+			}
+			e := w.event(func(e event.Event) bool { return e.HTTPRequest != nil && e.HTTPRequest.UserAgent == agent })
+			if told, _ := e.Operations(); !reflect.DeepEqual(told, c.told) {
+				t.Errorf("%s %.60s: the event tells of %+v, want %+v", c.path, c.body, told, c.told)
 			}
 			now := got.all()
 			switch {
@@ -206,6 +218,13 @@ func TestWebSocket(t *testing.T) {
 	e := w.event(func(e event.Event) bool { return e.DispositionID == event.Blocked })
 	if e.HTTPRequest == nil || e.HTTPRequest.HTTPMethod != "WEBSOCKET_TEXT" {
 		t.Errorf("event %+v", e)
+	}
+	e = w.event(func(e event.Event) bool {
+		return e.DispositionID == event.Blocked && e.HTTPRequest.URL.Path == "/graph"
+	})
+	told, _ := e.Operations()
+	if want := []event.Operation{{Type: "mutation", Fields: []string{"deleteAll"}}}; !reflect.DeepEqual(told, want) {
+		t.Errorf("the event tells of %+v, want %+v", told, want)
 	}
 
 	c, err = w.socket(client, "/graph")

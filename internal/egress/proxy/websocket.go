@@ -141,7 +141,7 @@ func (t *talk) judge(text []byte) ([]byte, error) {
 	}
 	text, err = t.secrets.Message(t.ctx, v.Endpoint, v.host, v.port, t.r.asURL(), true, changed)
 	if err != nil {
-		return nil, t.deny(refusedSecret(&v, err), v.Decision)
+		return nil, t.deny(t.request(), refusedSecret(&v, err), v.Decision)
 	}
 	return text, nil
 }
@@ -153,7 +153,7 @@ func (t *talk) allow(v *verdict, text []byte) error {
 	if t.grammar != "" {
 		var err error
 		if q.Operations, err = graphql.ReadMessage(t.grammar, text, graphql.Options{MaxBody: v.Endpoint.L7.GraphQLMaxBody}); err != nil {
-			return t.deny(understood(err), v.Decision)
+			return t.deny(q, understood(err), v.Decision)
 		}
 		judged = len(q.Operations) > 0 // else it runs nothing
 	}
@@ -162,10 +162,10 @@ func (t *talk) allow(v *verdict, text []byte) error {
 	}
 	d, no := t.rule(v, q)
 	if no != nil {
-		return t.deny(no, d)
+		return t.deny(q, no, d)
 	}
 	if d.Audited {
-		t.emit(event.Request(t.intent().http(0), t.who, event.Where{Host: v.host, Port: v.port}, v.event()))
+		t.emit(event.Request(t.intent(q).http(0), t.who, event.Where{Host: v.host, Port: v.port}, v.event()))
 	}
 	return nil
 }
@@ -185,7 +185,7 @@ func (t *talk) answers() func(text bool, message []byte) ([]byte, error) {
 func (t *talk) answer(text bool, message []byte) ([]byte, error) {
 	as := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(message)), ContentLength: int64(len(message))}
 	if no := t.scrub(as, &t.v); no != nil {
-		return nil, t.deny(no, t.v.Decision)
+		return nil, t.deny(t.request(), no, t.v.Decision)
 	}
 	scrubbed, err := io.ReadAll(as.Body)
 	if err != nil {
@@ -194,16 +194,16 @@ func (t *talk) answer(text bool, message []byte) ([]byte, error) {
 	return t.middle(&t.v, middleware.Message{Hook: middleware.Answer, Binary: !text, Body: scrubbed})
 }
 
-func (t *talk) intent() intent {
+func (t *talk) intent(q policy.Request) intent {
 	in := t.r.intent
-	in.method = policy.MethodText
+	in.method, in.operations = q.Method, told(q)
 	return in
 }
 
 // deny makes the event and gives the words with which the connection ends.
-func (t *talk) deny(no *denial, d Decision) error {
+func (t *talk) deny(q policy.Request, no *denial, d Decision) error {
 	no.decision = d
-	id := t.record(t.intent(), no)
+	id := t.record(t.intent(q), no)
 	code := websocket.Policy
 	if no.code == bodyTooLarge {
 		code = websocket.TooBig
