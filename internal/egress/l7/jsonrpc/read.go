@@ -17,8 +17,10 @@ type Options struct {
 	Responses bool  // whether a client may answer calls of the server
 }
 
-// maxMethod is the longest name of a method, in bytes.
-const maxMethod = 256
+const (
+	maxMethod = 256     // bytes of a method's name
+	maxNames  = 4 << 20 // bytes of the names of all scalars of a body: each has those of what it is in
+)
 
 // Message is one message of a request.
 type Message struct {
@@ -26,6 +28,8 @@ type Message struct {
 	Params   *jsonval.Value // an array or object; nil if there are none
 	Notify   bool           // it has no id and wants no answer
 	Response bool           // an answer to a call of the server; it has none of the above
+
+	scalars map[string]string // of Params
 }
 
 // Read returns the calls of a request: more than one only in a batch, never none. r has the method and the
@@ -79,8 +83,12 @@ func Messages(body []byte, o Options) ([]Message, error) {
 		return nil, err
 	}
 	messages := make([]Message, len(batch))
+	names := names{left: maxNames}
 	for i := range batch {
 		if messages[i], err = message(&batch[i], o); err != nil {
+			return nil, err
+		}
+		if messages[i].scalars, err = names.of(messages[i].Params); err != nil {
 			return nil, err
 		}
 	}
@@ -144,35 +152,46 @@ func response(v *jsonval.Value, o Options) (Message, error) {
 // places in arrays, joined by dots. A dot or a backslash in a member's name has a backslash before it, so that
 // no two scalars share a name.
 func (m Message) Call() policy.Call {
-	c := policy.Call{Method: m.Method, Params: map[string]string{}}
+	c := policy.Call{Method: m.Method, Params: m.scalars}
 	if m.Response {
 		c.Method = policy.MethodResponse
-	}
-	if m.Params != nil {
-		flatten(c.Params, "", *m.Params)
 	}
 	return c
 }
 
 var dots = strings.NewReplacer(`\`, `\\`, `.`, `\.`)
 
-func flatten(to map[string]string, prefix string, v jsonval.Value) {
-	at := func(name string) string {
-		if prefix == "" {
-			return name
-		}
-		return prefix + "." + name
+// names gives scalars their names, as long as there are bytes left for them.
+type names struct{ left int }
+
+func (n *names) of(params *jsonval.Value) (map[string]string, error) {
+	to := map[string]string{}
+	if params != nil {
+		n.add(to, "", *params)
+	}
+	if n.left < 0 {
+		return nil, &jsonval.TooLarge{What: "bytes of names of params", Limit: maxNames}
+	}
+	return to, nil
+}
+
+// add names what is in v: prefix is the name of v and a dot behind it, and empty for params itself, so that a
+// member whose name is empty is not taken for the object that it is in.
+func (n *names) add(to map[string]string, prefix string, v jsonval.Value) {
+	if n.left -= len(prefix); n.left < 0 {
+		return
 	}
 	switch v.Kind {
 	case jsonval.Array:
-		for i, item := range v.Items {
-			flatten(to, at(strconv.Itoa(i)), item)
+		for i := 0; i < len(v.Items) && n.left >= 0; i++ {
+			n.add(to, prefix+strconv.Itoa(i)+".", v.Items[i])
 		}
 	case jsonval.Object:
-		for _, m := range v.Members {
-			flatten(to, at(dots.Replace(m.Name)), m.Value)
+		for i := 0; i < len(v.Members) && n.left >= 0; i++ {
+			m := &v.Members[i]
+			n.add(to, prefix+dots.Replace(m.Name)+".", m.Value)
 		}
 	default:
-		to[prefix] = v.Text
+		to[strings.TrimSuffix(prefix, ".")] = v.Text
 	}
 }

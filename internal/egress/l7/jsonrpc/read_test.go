@@ -3,6 +3,7 @@ package jsonrpc
 import (
 	"errors"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -33,6 +34,8 @@ func TestRead(t *testing.T) {
 			[]policy.Call{{Method: "a", Params: params{}}, {Method: "b", Params: params{}}}},
 		{"dots in names", `{"jsonrpc":"2.0","method":"a","params":{"x.y":"1","x":{"y":"2","\\":"3"}}}`,
 			[]policy.Call{{Method: "a", Params: params{`x\.y`: "1", "x.y": "2", `x.\\`: "3"}}}},
+		{"names that are empty", `{"jsonrpc":"2.0","method":"a","params":{"x":"1","":{"x":"2","":"3"}}}`,
+			[]policy.Call{{Method: "a", Params: params{"x": "1", ".x": "2", ".": "3"}}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := Read(post, asJSON, []byte(c.body), Options{})
@@ -101,9 +104,17 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
+// TestReadLimits: what is just below each bound is read, what is above it is refused and costs little.
 func TestReadLimits(t *testing.T) {
 	const call = `{"jsonrpc":"2.0","method":"a","id":1}`
 	batch := func(n int) string { return "[" + strings.Repeat(call+",", n-1) + call + "]" }
+	method := func(n int) string {
+		return `{"jsonrpc":"2.0","method":"` + strings.Repeat("a", n) + `","id":1}`
+	}
+	// A name of so many bytes is in those of 10,000 scalars, each of at most 4 more.
+	named := func(n int) string {
+		return `{"jsonrpc":"2.0","method":"a","params":{"` + strings.Repeat("n", n) + `":[` + strings.Repeat("1,", 9999) + `1]},"id":1}`
+	}
 	for _, c := range []struct {
 		name, body string
 		o          Options
@@ -111,15 +122,32 @@ func TestReadLimits(t *testing.T) {
 	}{
 		{"batch reached", batch(3), Options{MaxBatch: 3}, true},
 		{"batch exceeded", batch(4), Options{MaxBatch: 3}, false},
+		{"default batch reached", batch(64), Options{}, true},
 		{"default batch exceeded", batch(65), Options{}, false},
 		{"body reached", call, Options{MaxBody: int64(len(call))}, true},
 		{"body exceeded", call, Options{MaxBody: int64(len(call)) - 1}, false},
-		{"default body exceeded", call + strings.Repeat(" ", 64<<10), Options{}, false},
+		{"default body reached", call + strings.Repeat(" ", 64<<10-len(call)), Options{}, true},
+		{"default body exceeded", call + strings.Repeat(" ", 64<<10-len(call)+1), Options{}, false},
+		{"method reached", method(maxMethod), Options{}, true},
+		{"method exceeded", method(maxMethod + 1), Options{}, false},
+		{"names reached", named(maxNames/10000 - 10), Options{}, true},
+		{"names exceeded", named(maxNames / 10000), Options{}, false},
+		{"names far exceeded", named(40 << 10), Options{}, false},
+		{"names of a batch exceeded", "[" + named(maxNames/20000) + "," + named(maxNames/20000) + "]", Options{}, false},
+		{"names of empty lists exceeded", strings.ReplaceAll(named(20<<10), "1,", "[],"), Options{}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
 			_, err := Read(post, asJSON, []byte(c.body), c.o)
-			if _, tooLarge := errors.AsType[*jsonval.TooLarge](err); tooLarge == c.ok || c.ok && err != nil {
+			runtime.ReadMemStats(&after)
+			_, tooLarge := errors.AsType[*jsonval.TooLarge](err)
+			_, malformed := errors.AsType[*jsonval.Malformed](err)
+			if (tooLarge || malformed && strings.HasPrefix(c.name, "method")) == c.ok || c.ok && err != nil {
 				t.Errorf("Read = %v, want success %v or *TooLarge", err, c.ok)
+			}
+			if used := after.TotalAlloc - before.TotalAlloc; used > 32<<20 {
+				t.Errorf("Read of %d bytes made %d bytes of garbage, want less than 32 MiB", len(c.body), used)
 			}
 		})
 	}
