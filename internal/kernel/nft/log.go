@@ -90,8 +90,9 @@ func (l *Listener) Next() ([]Packet, error) {
 }
 
 // finishWithin is how long Next may go on after Finish, if the kernel's answer
-// was lost.
-const finishWithin = 200 * time.Millisecond
+// was lost. It is far beyond what an answer takes on a machine that is overloaded:
+// behind it, what was logged is lost.
+const finishWithin = 5 * time.Second
 
 // Finish lets Next return what has been logged so far, and then end: the kernel
 // answers a message that it does not take with an error, in line behind the rest.

@@ -144,7 +144,7 @@ func pair(t *testing.T) (inside func(func() error) error) {
 		}
 		return raise("eth0", "10.200.0.2/24", "fd00::2/64")
 	}))
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		a, _ := netlink.LinkByName("near")
 		up := a != nil && a.Attrs().OperState == netlink.OperUp
 		inside(func() error {
@@ -188,8 +188,11 @@ var ways = []struct {
 	{"raw protocol 253", func() error { return send(unix.SOCK_RAW, 253, 0) }}, // RFC 3692: for experiments
 }
 
+// aWhile is how long a try waits for an answer.
+const aWhile = 20 * time.Second
+
 func connect(network, address string) error {
-	c, err := net.DialTimeout(network, address, time.Second)
+	c, err := net.DialTimeout(network, address, aWhile)
 	if err == nil {
 		c.Close()
 	}
@@ -197,12 +200,12 @@ func connect(network, address string) error {
 }
 
 func ask(network, address string) error {
-	c, err := net.DialTimeout(network, address, time.Second)
+	c, err := net.Dial(network, address)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(500 * time.Millisecond))
+	c.SetDeadline(time.Now().Add(aWhile))
 	if _, err := c.Write([]byte("x")); err != nil {
 		return err
 	}
@@ -263,7 +266,7 @@ func TestOnlyTheProxy(t *testing.T) {
 		for _, w := range ways {
 			err := inside(w.try)
 			// A neighbour of IPv6 takes a moment until it answers.
-			for end := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(end); {
+			for end := time.Now().Add(time.Minute); err != nil && time.Now().Before(end); {
 				err = inside(w.try)
 			}
 			if err != nil {
@@ -278,13 +281,12 @@ func TestOnlyTheProxy(t *testing.T) {
 			t.Errorf("a server on the loopback interface: %v", err)
 		}
 		for _, w := range ways {
-			start := time.Now()
 			err := inside(w.try)
 			if err == nil {
 				t.Errorf("%s: went out", w.name)
 			}
-			if took := time.Since(start); took > 400*time.Millisecond {
-				t.Errorf("%s: refused after %v: %v; want at once", w.name, took, err)
+			if late, ok := err.(net.Error); ok && late.Timeout() {
+				t.Errorf("%s: %v; want to be told", w.name, err)
 			}
 		}
 		// From outside to the inside nothing is open either.
@@ -297,7 +299,8 @@ func TestOnlyTheProxy(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if connect("tcp4", "10.200.0.2:8080") == nil {
+		if c, err := net.DialTimeout("tcp4", "10.200.0.2:8080", time.Second); err == nil {
+			c.Close()
 			t.Error("a server inside was reached from outside")
 		}
 	})
@@ -346,7 +349,7 @@ func TestLog(t *testing.T) {
 			}
 			return err
 		}))
-		got := make(chan Packet, 64)
+		got := make(chan Packet, 4096) // more than come
 		go func() {
 			defer close(got)
 			for {
@@ -379,12 +382,14 @@ func TestLog(t *testing.T) {
 			}
 		}
 		// A flood is bounded.
+		begun := time.Now()
 		for range 2000 {
 			inside(func() error { return send(unix.SOCK_DGRAM, unix.IPPROTO_UDP, 9) })
 		}
 		time.Sleep(50 * time.Millisecond) // let what was logged arrive
-		if n := len(got); n > logBurst+5*logPerSecond {
-			t.Errorf("%d of 2000 packets were logged", n)
+		seconds := int(time.Since(begun).Seconds())
+		if n := len(got); n > logBurst+(5+seconds)*logPerSecond {
+			t.Errorf("%d of 2000 packets were logged in %d s", n, seconds)
 		}
 		l.Close()
 		for range got {
@@ -410,6 +415,7 @@ func TestFinish(t *testing.T) {
 		}
 		began := time.Now()
 		must(t, l.Finish())
+		time.Sleep(300 * time.Millisecond) // a reader that comes late, as on a machine that is overloaded
 		got := 0
 		for {
 			packets, err := l.Next()
