@@ -25,7 +25,7 @@ func TestReleaseDoesNotLinger(t *testing.T) {
 	}()
 	select {
 	case <-released:
-	case <-time.After(20 * waitWithin):
+	case <-time.After(time.Minute):
 		t.Error("a lingering close held up who let go of the twin")
 	}
 	peer.Close() // unread bytes: a reset, which ends any wait
@@ -69,7 +69,7 @@ func TestLingeringCloseIsInterrupted(t *testing.T) {
 		if took := time.Since(start); took < waitWithin/2 {
 			t.Errorf("the close took %v: it did not linger, and the test shows nothing", took)
 		}
-	case <-time.After(20 * waitWithin):
+	case <-time.After(time.Minute):
 		t.Error("a lingering close was not interrupted")
 	}
 	peer.Close() // unread bytes: a reset, which ends any wait
@@ -129,7 +129,7 @@ func TestConnectDoesNotWait(t *testing.T) {
 		if took := time.Since(start); took < waitWithin/2 || errno == 0 {
 			t.Errorf("the connect ended with %v after %v: it did not wait, and the test shows nothing", errno, took)
 		}
-	case <-time.After(10 * giveUp):
+	case <-time.After(time.Minute):
 		t.Error("a connect that waits was not ended")
 		unix.Shutdown(fd, unix.SHUT_RDWR)
 		<-ended

@@ -94,7 +94,7 @@ func TestEndDoesNotWaitForMemory(t *testing.T) {
 	}()
 	var late atomic.Bool
 	held := -1
-	answers := time.AfterFunc(30*time.Second, func() {
+	answers := time.AfterFunc(2*time.Minute, func() {
 		late.Store(true)
 		held = <-taken
 		unix.Close(held)

@@ -224,7 +224,7 @@ func TestAgentNeedsItsGuard(t *testing.T) {
 	}
 	in.closeChildEnds()
 	agent := 0
-	for end := time.Now().Add(20 * time.Second); agent == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); agent == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", guard, guard))
 		agent, _ = strconv.Atoi(strings.TrimSpace(string(b)))
 	}
@@ -253,7 +253,7 @@ func TestStopEndsSandbox(t *testing.T) {
 	}
 	select {
 	case <-p.Done():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the sandbox did not end")
 	}
 	out()
