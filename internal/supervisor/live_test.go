@@ -22,7 +22,7 @@ import (
 )
 
 // aWhile is how long a test waits for what takes about a second.
-const aWhile = 30 * time.Second
+const aWhile = time.Minute
 
 // lines collects what a supervisor says, and lets a test wait for some of it.
 type lines struct {

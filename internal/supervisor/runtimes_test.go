@@ -134,7 +134,7 @@ var runtimes = []program{
 	{"git", "git", `git ls-remote https://api.example.com/repo.git`, "refs/heads/main"},
 	{"python", "/usr/bin/python3", `/usr/bin/python3 -c 'import urllib.request as u; print(u.urlopen("https://api.example.com/hello").read())'`, "hello from"},
 	{"requests", "python requests", `/usr/bin/python3 -c 'import requests; print(requests.get("https://api.example.com/hello").text)'`, "hello from"},
-	{"httpx", "python httpx", `/usr/bin/python3 -c 'import httpx; print(httpx.get("https://api.example.com/hello").text)'`, "hello from"},
+	{"httpx", "python httpx", `/usr/bin/python3 -c 'import httpx; print(httpx.get("https://api.example.com/hello", timeout=60).text)'`, "hello from"},
 	{"pip", "python pip", `/usr/bin/python3 -m pip --disable-pip-version-check --no-cache-dir --retries 0 download --index-url https://api.example.com/simple thing==9 2>&1`, "from versions: 1.2.3"},
 	{"node", "node", `node -e 'fetch("https://api.example.com/hello").then(r => r.text()).then(console.log)'`, "hello from"},
 	{"node https", "node", `node -e 'require("https").get("https://api.example.com/hello", r => r.on("data", d => console.log(String(d))))'`, "hello from"},

@@ -12,7 +12,7 @@ import (
 const standInScript = `import os, resource, socket
 q = b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\6nobody\7example\0\0\1\0\1"
 def ask(s):
-    s.settimeout(10)
+    s.settimeout(60)
     s.sendto(q, ("192.0.2.53", 53))
     a = s.recv(512)
     return (s.getpeername(), a[3] & 15) # NXDOMAIN is 3

@@ -168,7 +168,7 @@ func TestLockDirDoesNotWait(t *testing.T) {
 		if err == nil {
 			t.Error("a pipe was taken for a directory")
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(aWhile):
 		t.Error("still waiting for somebody to write to the pipe")
 		unix.Unlink(pipe)
 	}

@@ -164,8 +164,9 @@ func (r *Relay) copyIn() {
 }
 
 // drain is how long Close waits for the last output of an agent that has ended.
-// The master reports EIO as soon as the last holder of the other end is gone.
-const drain = 2 * time.Second
+// The master reports EIO as soon as the last holder of the other end is gone, so
+// this is for a holder that stays; a machine that is overloaded takes its time, too.
+const drain = 10 * time.Second
 
 // Close waits until everything that the agent has written is copied, and puts
 // the user's terminal back. It may be called twice.
