@@ -173,10 +173,10 @@ func TestEvents(t *testing.T) {
 		for how, wrap := range map[string]func(io.Reader) io.Reader{"whole": func(r io.Reader) io.Reader { return r }, "bytes": iotest.OneByteReader} {
 			t.Run(c.name+" "+how, func(t *testing.T) {
 				var got []string
-				r := Events(io.NopCloser(wrap(strings.NewReader(c.stream))), 100, func(e []byte) ([]byte, error) {
+				r := Events(io.NopCloser(wrap(strings.NewReader(c.stream))), 100, func(e []byte, _ bool) ([]byte, error) {
 					got = append(got, string(e))
 					return e, nil
-				})
+				}, anyRoom)
 				all, err := io.ReadAll(r)
 				if err != nil || string(all) != c.stream {
 					t.Errorf("read %q, %v, want %q", all, err, c.stream)
@@ -191,13 +191,9 @@ func TestEvents(t *testing.T) {
 			})
 		}
 	}
-	long := Events(io.NopCloser(strings.NewReader(strings.Repeat("x", 200))), 100, func(e []byte) ([]byte, error) { return e, nil })
-	if b, err := io.ReadAll(long); !errors.Is(err, errEvent) || len(b) > 0 {
-		t.Errorf("a long event = %q, %v, want errEvent", b, err)
-	}
 	// The first event is there before the second one is sent.
 	in, out := io.Pipe()
-	r := Events(in, 100, func(e []byte) ([]byte, error) { return []byte(strings.ToUpper(string(e))), nil })
+	r := Events(in, 100, func(e []byte, _ bool) ([]byte, error) { return []byte(strings.ToUpper(string(e))), nil }, anyRoom)
 	go io.WriteString(out, "data: a\n\n")
 	b := make([]byte, 100)
 	if n, err := r.Read(b); err != nil || string(b[:n]) != "DATA: A\n\n" {
@@ -206,18 +202,82 @@ func TestEvents(t *testing.T) {
 	r.Close()
 }
 
+func anyRoom(int64) error { return nil }
+
+// TestEventsAreBounded: an event that is just as long as may be is seen, one that is longer is none that could be:
+// it ends the stream, or passes as it is, and the next one is seen again. What is not complete is asked room for,
+// which is given back.
+func TestEventsAreBounded(t *testing.T) {
+	const limit = 3 * eventRoom
+	sized := func(n int) string { return "data: " + strings.Repeat("x", n-8) + "\n\n" }
+	next := "data: next\n\n"
+	for _, c := range []struct {
+		name   string
+		size   int
+		refuse bool  // what is too large
+		room   int64 // that there is
+		want   string
+		seen   []int
+	}{
+		{"as long as may be", limit, true, limit, sized(limit) + next, []int{limit, len(next)}},
+		{"longer, refused", limit + 1, true, limit, "", []int{0}},
+		{"far longer, refused", 100 * limit, true, limit, "", []int{0}},
+		{"longer, let through", limit + 1, false, limit, sized(limit+1) + next, []int{0, len(next)}},
+		{"far longer, let through", 100 * limit, false, limit, sized(100*limit) + next, []int{0, len(next)}},
+		{"no room", limit, true, eventRoom, "", nil},
+		{"no room is needed for little", eventRoom, true, 0, sized(eventRoom) + next, []int{eventRoom, len(next)}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			from := strings.NewReader(sized(c.size) + next)
+			var seen []int
+			left, least := c.room, c.room
+			r := Events(io.NopCloser(from), limit, func(e []byte, tooLarge bool) ([]byte, error) {
+				if seen = append(seen, len(e)); tooLarge && c.refuse {
+					return nil, errTooLarge
+				}
+				return e, nil
+			}, func(n int64) error {
+				if left-n < 0 {
+					return errTooLarge
+				}
+				left -= n
+				least = min(least, left)
+				return nil
+			})
+			got, err := io.ReadAll(r)
+			if string(got) != c.want || (err != nil) != (c.want == "") || err != nil && !errors.Is(err, errTooLarge) {
+				t.Errorf("%d bytes, %v, want %d", len(got), err, len(c.want))
+			}
+			if diff := cmp.Diff(c.seen, seen); diff != "" {
+				t.Errorf("lengths of what was seen (-want +got):\n%s", diff)
+			}
+			if read := len(sized(c.size)) - from.Len(); c.want == "" && read > limit+4096 { // of bufio
+				t.Errorf("%d bytes were read of an event that was refused", read)
+			}
+			if left != c.room || least == c.room && c.room > eventRoom {
+				t.Errorf("%d bytes of room are left of %d, and at least %d were; want all of them given back", left, c.room, least)
+			}
+		})
+	}
+}
+
 // FuzzEvents: nothing of a stream is lost, added or reordered, and no event but the last lacks its end.
 func FuzzEvents(f *testing.F) {
 	f.Add([]byte("data: a\n\ndata: b\r\n\r\n: c\r\rrest"))
 	f.Add([]byte("\n\r\n\r\r\n"))
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		for _, in := range []io.Reader{strings.NewReader(string(stream)), iotest.OneByteReader(strings.NewReader(string(stream)))} {
-			r := Events(io.NopCloser(in), int64(len(stream))+1, func(e []byte) ([]byte, error) {
-				if len(e) == 0 {
-					t.Error("an event without a byte")
+			large := len(stream)%2 > 0 // and then pass as they are
+			limit := int64(len(stream)) + 1
+			if large {
+				limit = 3
+			}
+			r := Events(io.NopCloser(in), limit, func(e []byte, tooLarge bool) ([]byte, error) {
+				if len(e) == 0 && !tooLarge || tooLarge && !large {
+					t.Errorf("an event %q, too large: %v", e, tooLarge)
 				}
 				return e, nil
-			})
+			}, anyRoom)
 			if got, err := io.ReadAll(r); err != nil || string(got) != string(stream) {
 				t.Fatalf("read %q, %v, want %q", got, err, stream)
 			}

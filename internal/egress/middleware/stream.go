@@ -6,26 +6,32 @@ import (
 	"io"
 )
 
-// errEvent is an event that cannot be held.
-var errEvent = errors.New("an event of the stream is too large for a middleware")
-
 // Events takes each event of a text/event-stream through each as soon as it is complete, and gives what comes of
-// it. An event that is longer than limit bytes, or an error of each, ends the stream. Closing it closes body.
+// it. An event that is longer than limit bytes is none that could be shown: each is told that it is too large, and
+// unless that is an error it passes as it is. room is asked for the memory of what is not complete, and given it
+// back as a negative number. An error of one of the two ends the stream. Closing it closes body.
 //
 // Source: HTML Living Standard, section 9.2.5: an event ends at an empty line; a line ends at CR, LF or both.
-func Events(body io.ReadCloser, limit int64, each func(event []byte) ([]byte, error)) io.ReadCloser {
-	return &events{Closer: body, r: bufio.NewReader(body), limit: limit, each: each}
+func Events(body io.ReadCloser, limit int64, each func(event []byte, tooLarge bool) ([]byte, error), room func(bytes int64) error) io.ReadCloser {
+	return &events{Closer: body, r: bufio.NewReader(body), limit: limit, each: each, room: room, empty: true}
 }
+
+// eventRoom is how much of an event is held at a time, in bytes. The first part is not asked for.
+const eventRoom = 4 << 10
 
 type events struct {
 	io.Closer
 	r     *bufio.Reader
 	limit int64
-	each  func([]byte) ([]byte, error)
+	each  func([]byte, bool) ([]byte, error)
+	room  func(int64) error
+	taken int64 // of room
 
 	ready []byte
 	err   error
 	cr    bool // the last byte was a CR
+	empty bool // nothing of the line has come yet
+	large bool // what comes belongs to an event that is too large
 }
 
 // Read implements io.Reader.
@@ -41,31 +47,54 @@ func (e *events) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// next reads one event, or the rest of the stream.
+// next reads one event, a part of one that is too large, or the rest of the stream.
 func (e *events) next() ([]byte, error) {
-	event, err := e.event()
+	event, whole, err := e.event()
+	defer e.give()
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	if len(event) == 0 {
-		return nil, err
+	out, failed := event, error(nil)
+	switch {
+	case e.large: // and was let through
+	case !whole:
+		_, failed = e.each(nil, true)
+	case len(event) > 0:
+		out, failed = e.each(event, false)
 	}
-	out, failed := e.each(event)
 	if failed != nil {
 		return nil, failed
 	}
+	e.large = !whole
 	return out, err
 }
 
-func (e *events) event() ([]byte, error) {
-	var event []byte
-	for empty := true; ; {
+func (e *events) take() error {
+	err := e.room(eventRoom)
+	if err == nil {
+		e.taken += eventRoom
+	}
+	return err
+}
+
+func (e *events) give() {
+	if e.taken > 0 {
+		e.room(-e.taken) //nolint:errcheck // it is not asked for anything
+		e.taken = 0
+	}
+}
+
+// event reads up to the end of an event, but no more than limit bytes.
+func (e *events) event() (event []byte, whole bool, err error) {
+	for int64(len(event)) < e.limit {
 		c, err := e.r.ReadByte()
 		if err != nil {
-			return event, err
+			return event, true, err
 		}
-		if int64(len(event)) >= e.limit {
-			return nil, errEvent
+		if len(event) > 0 && len(event)%eventRoom == 0 {
+			if err := e.take(); err != nil {
+				return nil, true, err
+			}
 		}
 		event = append(event, c)
 		second := c == '\n' && e.cr // of one end of a line
@@ -73,9 +102,9 @@ func (e *events) event() ([]byte, error) {
 		switch {
 		case second:
 		case c != '\r' && c != '\n':
-			empty = false
-		case !empty:
-			empty = true
+			e.empty = false
+		case !e.empty:
+			e.empty = true
 		default:
 			if c == '\r' && e.r.Buffered() > 0 {
 				if b, _ := e.r.Peek(1); b[0] == '\n' {
@@ -83,7 +112,8 @@ func (e *events) event() ([]byte, error) {
 					event, e.cr = append(event, '\n'), false
 				}
 			}
-			return event, nil
+			return event, true, nil
 		}
 	}
+	return event, false, nil
 }

@@ -65,6 +65,9 @@ func (x *session) readBody(r *request, e *policy.Endpoint, q *policy.Request, d 
 	if no == nil {
 		no = understood(by.read(q, r.Header, body, e, limit))
 	}
+	if no == nil {
+		no = x.charge(r, sizeOf(q))
+	}
 	if no != nil {
 		no.decision = d
 	}
@@ -84,25 +87,25 @@ func understood(err error) *denial {
 }
 
 // hold reads a body into memory, at most limit bytes, within Limits.BodyTime and
-// what all requests together may hold. The request has the same body afterwards.
+// what all requests together may hold. The request has the same body afterwards,
+// and whole says whether all of it is in memory.
 func (x *session) hold(r *request, limit int64) ([]byte, *denial) {
 	if !r.hasBody() {
 		return nil, nil
 	}
 	tooLarge := &denial{code: bodyTooLarge, detail: "the body is larger than this endpoint's rules look at"}
 	need := limit
-	if r.ContentLength > limit {
+	switch {
+	case r.ContentLength > limit:
 		return nil, tooLarge
-	}
-	if r.ContentLength > 0 {
+	case r.whole: // and charged
+		need = 0
+	case r.ContentLength > 0:
 		need = r.ContentLength
 	}
-	x.release(r) // of an earlier judgement
-	if x.held.Add(need) > x.limits.Held {
-		x.held.Add(-need)
-		return nil, &denial{code: unavailable, reason: "too_many_bodies", detail: "too many bodies are held for inspection"}
+	if no := x.charge(r, need); no != nil {
+		return nil, no
 	}
-	r.held = need
 	if err := x.continues(r); err != nil {
 		return nil, &denial{code: badRequestCode, detail: "the body could not be read", cause: err}
 	}
@@ -120,13 +123,42 @@ func (x *session) hold(r *request, limit int64) ([]byte, *denial) {
 	}
 	r.Body.Close()
 	r.Body, r.ContentLength, r.TransferEncoding = io.NopCloser(bytes.NewReader(body)), int64(len(body)), nil
+	r.whole = true
 	return body, nil
 }
 
-// release gives back what hold took.
+// charge takes n more bytes of what all requests together may hold. They are
+// given back when the request has ended.
+func (x *session) charge(r *request, n int64) *denial {
+	if x.held.Add(n) > x.limits.Held {
+		x.held.Add(-n)
+		return &denial{code: unavailable, reason: "too_many_bodies", detail: "too many bodies are held for inspection"}
+	}
+	r.held += n
+	return nil
+}
+
+// release gives back what was charged.
 func (x *session) release(r *request) {
 	x.held.Add(-r.held)
-	r.held = 0
+	r.held, r.whole = 0, false
+}
+
+// sizeOf is about how many bytes it takes to keep what was found in a body, which
+// is done as long as the request runs: a text of two bytes can be a parameter.
+func sizeOf(q *policy.Request) (n int64) {
+	const each = 64 // of a map's entry
+	for _, c := range q.Calls {
+		for name, value := range c.Params {
+			n += int64(len(name)+len(value)) + each
+		}
+	}
+	for _, o := range q.Operations {
+		for _, f := range o.Fields {
+			n += int64(len(f)) + each
+		}
+	}
+	return n
 }
 
 // continues tells a client that waits for it to send its body. HTTP/2 does it by

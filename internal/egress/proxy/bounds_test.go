@@ -186,7 +186,10 @@ func (w *world) told() (list []string) {
 }
 
 const boundsPolicy = `      - {host: api.example.com, port: 443, protocol: rest, path: /rest, access: read-only, enforcement: enforce}
-      - {host: api.example.com, port: 443, protocol: json-rpc, path: /rpc, enforcement: enforce, json_rpc: {max_body_bytes: 32768}, rules: [{allow: {method: get}}]}`
+      - {host: api.example.com, port: 443, protocol: json-rpc, path: /rpc, enforcement: enforce, json_rpc: {max_body_bytes: 32768}, rules: [{allow: {method: "*"}}]}
+      - {host: api.example.com, port: 443, protocol: mcp, path: /mcp, enforcement: enforce, rules: [{allow: {method: ping}}, {allow: {method: tools/call}}]}
+      - {host: api.example.com, port: 443, protocol: graphql, path: /graphql, enforcement: enforce, access: read-only}
+      - {host: api.example.com, port: 443, protocol: graphql, path: /small, enforcement: enforce, access: read-only, graphql_max_body_bytes: 1024}`
 
 // The bound of a head and of a body in TestBounds, and how many times that is
 // sent. memory is how many times it may be allocated meanwhile, and kept; for a body
@@ -204,10 +207,26 @@ func repeated(n int, f func(i int) []string) (list []string) {
 	return list
 }
 
-func call(pad int) ask {
-	body := `{"jsonrpc":"2.0","id":1,"method":"get"` + strings.Repeat(" ", pad) + `}`
-	return ask{method: "POST", path: "/rpc", fields: []string{"Content-Type", "application/json"}, body: body, length: len(body)}
+func post(path, body string, fields ...string) ask {
+	return ask{method: "POST", path: path, fields: append([]string{"Content-Type", "application/json"}, fields...), body: body, length: len(body)}
 }
+func rpc(path, method string) ask {
+	return post(path, `{"jsonrpc":"2.0","id":1,"method":"`+method+`"}`)
+}
+func params(list string) ask {
+	return post("/rpc", `{"jsonrpc":"2.0","id":1,"method":"get","params":[`+list+`]}`)
+}
+func call(pad int) ask {
+	return post("/rpc", `{"jsonrpc":"2.0","id":1,"method":"get"`+strings.Repeat(" ", pad)+`}`)
+}
+func batch(path, one string, n int) ask { return post(path, "["+repeat(one+",", n-1)+one+"]") }
+func graph(query string) ask            { return post("/graphql", `{"query":"`+query+`"}`) }
+func tool(name string) ask {
+	return post("/mcp", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"`+name+`"}}`)
+}
+func inSession(id string) ask { return post("/mcp", mcpPing, "Mcp-Session-Id", id) }
+
+const mcpPing = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
 
 func (a ask) with(change func(*ask)) ask {
 	change(&a)
@@ -236,16 +255,29 @@ var bounds = []struct {
 	{"body that does not", call(times * bound).with(unsized), call(bound - 100).with(unsized), none, 413, "body_too_large", ""},
 	{"slow body", call(0).with(func(a *ask) { a.length++; a.open = true }), call(0), hasty, 408, "body_timeout", ""},
 	{"bodies together", call(200), call(100), func(l *Limits) { l.Held = 200 }, 503, "too_many_bodies", ""},
+	{"what is found in bodies together", params(repeat("1,", 599) + "1"), params(repeat("1,", 299) + "1"), func(l *Limits) { l.Held = 32 << 10 }, 503, "too_many_bodies", ""},
+	{"levels of JSON", params(repeat("[", 63) + repeat("]", 63)), params(repeat("[", 62) + repeat("]", 62)), none, 413, "body_too_large", ""},
+	{"names of params", params(`{"` + pad(12<<10) + `":[` + repeat("1,", 9000) + "1]}"), params(`{"` + pad(400) + `":[` + repeat("1,", 9000) + "1]}"), none, 413, "body_too_large", ""},
+	{"calls of a batch", batch("/rpc", call(0).body, 65), batch("/rpc", call(0).body, 64), none, 413, "body_too_large", ""},
+	{"name of a method", rpc("/rpc", pad(257)), rpc("/rpc", pad(256)), none, 403, "request_not_understood", ""},
+	{"calls of a batch of MCP", batch("/mcp", mcpPing, 65), batch("/mcp", mcpPing, 64), none, 413, "body_too_large", ""},
+	{"name of a tool", tool(pad(129)), tool(pad(128)), none, 403, "request_not_understood", ""},
+	{"session of MCP", inSession(pad(513)), inSession(pad(512)), none, 403, "request_not_understood", ""},
+	{"requests of a batch", batch("/graphql", `{"query":"{a}"}`, 17), batch("/graphql", `{"query":"{a}"}`, 16), none, 413, "body_too_large", ""},
+	{"levels of GraphQL", graph(repeat("{a", 129) + repeat("}", 129)), graph(repeat("{a", 128) + repeat("}", 128)), none, 413, "body_too_large", ""},
+	{"tokens of GraphQL", graph("{" + repeat("a ", 20000) + "}"), graph("{" + repeat("a ", 19000) + "}"), none, 413, "body_too_large", ""},
+	{"GraphQL in a URL", ask{method: "GET", path: "/small?query=%7Ba%7D&x=" + pad(1024)}, ask{method: "GET", path: "/small?query=%7Ba%7D&x=" + pad(1000)}, none, 413, "body_too_large", ""},
 }
 
 func get(fields ...string) ask { return ask{method: "GET", path: "/rest", fields: fields} }
 func pairs(n int) ask {
 	return ask{method: "GET", path: "/rest?" + strings.Repeat("a=b&", n-1) + "a=b"}
 }
-func pad(n int) string     { return strings.Repeat("x", n) }
-func named(i int) []string { return []string{fmt.Sprintf("X-%d", i), "y"} }
-func unsized(a *ask)       { a.length = 0 }
-func none(*Limits)         {}
+func pad(n int) string              { return strings.Repeat("x", n) }
+func repeat(s string, n int) string { return strings.Repeat(s, n) }
+func named(i int) []string          { return []string{fmt.Sprintf("X-%d", i), "y"} }
+func unsized(a *ask)                { a.length = 0 }
+func none(*Limits)                  {}
 
 // hastyHead is for HTTP/2, too: there it is a connection that asks for nothing.
 func hastyHead(l *Limits) { l.HeadTime, l.KeepAlive = 500*time.Millisecond, 500*time.Millisecond }
@@ -287,6 +319,9 @@ func TestBounds(t *testing.T) {
 				}
 				if h2 && c.over.body != "" {
 					may += 2 * window
+				}
+				if n := int64(len(c.over.body)); n <= 2*bound {
+					may += 512 * n // it is read: a value takes more than its text
 				}
 				if used > may {
 					t.Errorf("%d bytes allocated while %d were sent; %d are too many", used, len(text), may)

@@ -269,7 +269,7 @@ func (x *session) exchangeLocally(r *request, v *verdict, way LocalHost) (keep b
 		x.refuse(r.intent, no, formHTTP)
 		return false
 	}
-	keep = r.keep && (r.held > 0 || !r.hasBody()) // else there may be some of the body left
+	keep = r.keep && (r.whole || !r.hasBody()) // else there may be some of the body left
 	if err := x.relay(r, resp, keep, nil); err != nil {
 		x.client.SetLinger(0)
 		return false

@@ -127,11 +127,9 @@ func (x *session) holdAnswer(r *request, resp *http.Response, m *middleware.Mess
 	if resp.ContentLength >= 0 {
 		need = resp.ContentLength
 	}
-	if x.held.Add(need) > x.limits.Held {
-		x.held.Add(-need)
-		return &denial{code: unavailable, reason: "too_many_bodies", detail: "too many bodies are held for inspection"}
+	if no := x.charge(r, need); no != nil {
+		return no
 	}
-	r.held += need // until the request has ended
 	body, err := io.ReadAll(io.LimitReader(counted{resp.Body, x}, limit+1))
 	switch {
 	case err != nil:
@@ -157,16 +155,32 @@ func rest(begun []byte, body io.ReadCloser) io.ReadCloser {
 // errEvent cuts off a stream of events.
 var errEvent = errors.New("a middleware has ended the stream")
 
+// eachEvent takes the events of a stream through the middlewares. One that is
+// refused, or for which there is no room, ends the stream and is an event of ours.
 func (x *session) eachEvent(r *request, body io.ReadCloser, v *verdict, m middleware.Message, limit int64) io.ReadCloser {
-	return middleware.Events(body, limit, func(event []byte) ([]byte, error) {
-		one := m
-		one.Header, one.Body = m.Header.Clone(), event
-		if no := x.run(r, v, &one); no != nil {
-			x.record(r.intent, no)
-			return nil, errEvent
+	ends := func(no *denial) error {
+		if no == nil {
+			return nil
 		}
-		return one.Body, nil
-	})
+		no.decision = v.Decision
+		x.record(r.intent, no)
+		return errEvent
+	}
+	each := func(event []byte, tooLarge bool) ([]byte, error) {
+		one := m
+		one.Header, one.Body, one.TooLarge = m.Header.Clone(), event, tooLarge
+		err := ends(x.run(r, v, &one))
+		return one.Body, err
+	}
+	room := func(n int64) error {
+		if n < 0 {
+			x.held.Add(n)
+			r.held += n
+			return nil
+		}
+		return ends(x.charge(r, n))
+	}
+	return middleware.Events(body, limit, each, room)
 }
 
 // middle takes a message of a websocket through the middlewares.

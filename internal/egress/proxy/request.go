@@ -34,7 +34,8 @@ type request struct {
 	sent    string           // the target as it goes out, if that differs: with secrets in it
 	upgrade bool             // to a websocket
 	keep    bool             // the client wants to go on after the answer
-	held    int64            // bytes of its body that are in memory
+	held    int64            // bytes that are in memory for it: of bodies, and of what was found in them
+	whole   bool             // its whole body is
 	about   policy.Request   // what rules were asked, if they were
 	asks    *websocket.Offer // of an upgrade whose messages are judged
 	wait    func(time.Time)  // sets a deadline for its body

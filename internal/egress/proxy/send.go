@@ -36,7 +36,7 @@ func (x *session) arm(r *request, v *verdict) *denial {
 // body that may pass as it comes.
 func heldForSecrets(r *request, e *policy.Endpoint) int64 {
 	switch {
-	case e == nil || r.held > 0:
+	case e == nil || r.whole:
 		return 0
 	case e.L7.RequestBodyCredentialRewrite:
 		return 256 << 10

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +80,57 @@ func TestMessagesAreBounded(t *testing.T) {
 			}
 			w.eventually("one event", func() bool {
 				return slices.Equal(w.told(), []string{fmt.Sprintf("websocket_%d Allowed", c.code)})
+			})
+		})
+	}
+}
+
+// TestEventsOfAStreamAreBounded: an event that a middleware cannot be shown, or for which there is no room among the
+// bodies of all, ends the stream and is one event of ours; where the middleware fails open it passes. One just below
+// is seen. Nothing is held afterwards.
+func TestEventsOfAStreamAreBounded(t *testing.T) {
+	const most = 64 << 10
+	for _, c := range []struct {
+		size int
+		fail string
+		held int64
+		want []string // events
+		ends bool
+	}{
+		{most, "fail_closed", 1 << 20, nil, false},
+		{most + 1, "fail_closed", 1 << 20, []string{"body_too_large Blocked"}, true},
+		{100 * most, "fail_closed", 1 << 20, []string{"body_too_large Blocked"}, true},
+		{100 * most, "fail_open", 1 << 20, nil, false},
+		{most, "fail_closed", most / 2, []string{"too_many_bodies Blocked"}, true},
+	} {
+		t.Run(fmt.Sprint(c.size, " ", c.fail, " ", c.held), func(t *testing.T) {
+			versions(t, func(t *testing.T, h2 bool) {
+				more := redactor(fmt.Sprintf("on_error: %s, config: {apply: [responses], max_body_bytes: %d}", c.fail, most))
+				w, own := inspecting(t, policyWith(t, fullHost, more), func(o *Options) { o.Limits.Held = c.held })
+				pad := strings.Repeat("x", c.size-len("data: "+secretText+"\n\n"))
+				w.secureWeb(h2, func(rw http.ResponseWriter, _ *http.Request) {
+					rw.Header().Set("Content-Type", "text/event-stream")
+					io.WriteString(rw, "data: first\n\n"+"data: "+secretText+pad+"\n\n"+"data: last\n\n")
+				}, "api.example.com:443")
+				resp, err := w.client(own, h2).Get("https://api.example.com/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				b, err := io.ReadAll(resp.Body)
+				middle := "data: id [redacted:aws-access-key]." + pad + "\n\n"
+				if c.fail == "fail_open" {
+					middle = "data: " + secretText + pad + "\n\n"
+				}
+				want := "data: first\n\n"
+				if !c.ends {
+					want += middle + "data: last\n\n"
+				}
+				if string(b) != want || (err != nil) != c.ends {
+					t.Errorf("%d bytes %.40q, %v; want %d, and a cut stream: %v", len(b), b, err, len(want), c.ends)
+				}
+				w.eventually("the events", func() bool { return slices.Equal(w.told(), c.want) })
+				w.eventually("nothing is held", func() bool { return w.server.held.Load() == 0 })
 			})
 		})
 	}

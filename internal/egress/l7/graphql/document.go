@@ -2,6 +2,7 @@ package graphql
 
 import (
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/vektah/gqlparser/v2/ast"
@@ -60,10 +61,17 @@ func parse(text string, o Options) (doc *ast.QueryDocument, err error) {
 		return nil, jsonval.Malformedf("not GraphQL: invalid UTF-8")
 	}
 	doc, err = parser.ParseQueryWithTokenLimit(&ast.Source{Name: "query", Input: text}, o.Tokens)
-	if err != nil {
-		return nil, jsonval.Malformedf("not GraphQL: %.200s", err.Error())
+	if err == nil {
+		return doc, nil
 	}
-	return doc, nil
+	switch why := err.Error(); { // the parser has no errors of a type for its bounds
+	case strings.Contains(why, "exceeded token limit"):
+		return nil, &jsonval.TooLarge{What: "tokens of GraphQL", Limit: int64(o.Tokens)}
+	case strings.Contains(why, "exceeded maximum nesting depth"):
+		return nil, &jsonval.TooLarge{What: "levels of GraphQL", Limit: parser.MaxNestingDepth}
+	default:
+		return nil, jsonval.Malformedf("not GraphQL: %.200s", why)
+	}
 }
 
 // choose is GetOperation of section 6.1 of the specification, behind the rules of section 5.2: names are
