@@ -86,7 +86,7 @@ func TestConfigMapIsFollowed(t *testing.T) {
 		}
 		t.Fatalf("nothing with %q in:\n%s", want, said.String())
 	}
-	guard := time.AfterFunc(2*time.Minute, func() { c.Process.Kill() }) // and await sees the end
+	guard := time.AfterFunc(5*time.Minute, func() { c.Process.Kill() }) // and await sees the end
 	defer guard.Stop()
 
 	await("REACHED")

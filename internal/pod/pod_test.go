@@ -392,19 +392,35 @@ func TestTermination(t *testing.T) {
 	}
 }
 
-func TestProbes(t *testing.T) {
-	b := newBed(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0") // a free port; taken again at once
+// reserve keeps a port until the test ends for who asks for it by number and with
+// SO_REUSEADDR, as Go does: it is bound, and nobody listens. The kernel gives it to
+// nobody by itself.
+func reserve(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.config["health"] = l.Addr().String()
-	l.Close()
+	t.Cleanup(func() { unix.Close(fd) })
+	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint("127.0.0.1:", at.(*unix.SockaddrInet4).Port)
+}
+
+func TestProbes(t *testing.T) {
+	b := newBed(t)
+	b.config["health"] = reserve(t)
 	url := "http://" + b.config["health"].(string)
 	// the agent asks too, around the proxy and through it
 	_, said := b.running(t, "echo started; while [ ! -e ask ]; do sleep 0.05; done; curl -s --noproxy '*' "+url+"/livez; curl -s "+url+"/livez; echo; echo asked; sleep 1000")
 	// what the agent prints may come before the supervisor's own next step
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if code, _ := get(t, url+"/readyz"); code == 200 {
 			break
 		}
@@ -519,22 +535,22 @@ func TestReapsAsFirstProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := strings.Fields(string(kids))[0]
-	// the orphan's parent ends before it does; then the supervisor gets it
-	enter := exec.Command("nsenter", "-t", first, "-p", "-m", "sh", "-c", "(sleep 0.3; exit 3) >/dev/null 2>&1 </dev/null & (exit 0)")
+	// the orphan's parent ends before it does; then the supervisor gets it, and has it until it is told to end
+	enter := exec.Command("nsenter", "-t", first, "-p", "-m", "sh", "-c", `(while [ ! -e "$0" ]; do sleep 0.05; done; exit 3) >/dev/null 2>&1 </dev/null & (exit 0)`, b.dir+"/own/end")
 	if out, err := enter.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	adopted := false
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		n := childrenOf(t, first)
-		adopted = adopted || n > 1
-		if adopted && n == 1 {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("adopted: %v, children of the supervisor: %d, want the guard alone", adopted, n)
+	await := func(what string, n int) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); childrenOf(t, first) != n; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("children of the supervisor: %d, want %s", childrenOf(t, first), what)
+			}
 		}
 	}
+	await("the guard and the orphan", 2)
+	b.write(t, "own/end", "")
+	await("the guard alone", 1)
 	if err := os.WriteFile(b.dir+"/work/end", nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
