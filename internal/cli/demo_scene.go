@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -127,11 +128,13 @@ func (d *demoScene) listen(ctx context.Context) error {
 func (d *demoScene) listenBeside(ctx context.Context, lc *net.ListenConfig) error {
 	var err error
 	for range 20 {
+		// below the ports that the kernel gives away by itself: nobody takes it
+		// between here and the proxy's start
+		d.proxyPort = 20000 + rand.N(12000)
 		var probe net.Listener
-		if probe, err = lc.Listen(ctx, "tcp4", "127.0.0.1:0"); err != nil {
-			return err
+		if probe, err = lc.Listen(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", d.proxyPort)); err != nil {
+			continue
 		}
-		d.proxyPort = probe.Addr().(*net.TCPAddr).Port
 		d.beside, err = lc.Listen(ctx, "tcp4", fmt.Sprintf("127.0.0.2:%d", d.proxyPort))
 		probe.Close()
 		if err == nil {

@@ -79,7 +79,7 @@ func refusals() []refusal {
 		{name: "limit of processes", before: []string{"sh", "-c", `echo $$ > "$CGROUP/cgroup.procs" && exec "$@"`, "sh"}, run: touch, says: `no process can be made: the limit of processes is 12 `, skip: root},
 		{name: "disk full", run: with("--events", "/dev/full"), says: `events cannot be written: .*no space left on device$`},
 		// Who reads them goes away behind the start of the supervisor and of the agent.
-		{name: "events end", before: []string{"bash", "-c", `exec 3> >(head -n 2 >/dev/null) && exec "$@"`, "bash"},
+		{name: "events end", before: []string{"bash", "-c", `exec 3> >(cd / && exec head -n 2 >/dev/null) && exec "$@"`, "bash"},
 			run:  []string{"--events", "/dev/fd/3", "--", "sh", "-c", "touch started; while :; do curl -sm 5 http://192.0.2.1/; done"},
 			says: `events could not be written, so the sandbox was ended: .*broken pipe$`, started: true},
 		{name: "missing path", policy: fmt.Sprintf(onlyFiles, ", /nonexistent/tools"), run: with("--policy", "DIR/policy.yaml"), says: `/nonexistent/tools: does not exist$`},
@@ -190,7 +190,7 @@ func start(t *testing.T, dir string, argv []string) (out string, status int) {
 	var b bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &b, &b
-	cmd.WaitDelay = 10 * time.Second // whoever is left holds the pipe
+	cmd.WaitDelay = time.Minute // whoever is left holds the pipe
 	cmd.Env = append(os.Environ(), "HOME="+dir, "CGROUP="+smallCgroup(t, argv))
 	err := cmd.Run()
 	var exit *exec.ExitError
@@ -212,8 +212,8 @@ func smallCgroup(t *testing.T, argv []string) string {
 			continue
 		}
 		t.Cleanup(func() {
-			for end := time.Now().Add(5 * time.Second); os.Remove(dir) != nil && time.Now().Before(end); {
-				runtime.Gosched()
+			for end := time.Now().Add(time.Minute); os.Remove(dir) != nil && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
 			}
 		})
 		if os.WriteFile(filepath.Join(dir, "pids.max"), []byte("12"), 0) == nil {

@@ -25,17 +25,23 @@ func TestMain(m *testing.M) {
 // TestScript runs testdata/*.txtar, which read as the manual of each command.
 // Root runs them in a network namespace of the test, because root's sandboxes
 // make interfaces.
-func TestScript(t *testing.T) {
+func TestScript(t *testing.T) { inNetwork(t, "testdata") }
+
+// TestScriptAlone runs scripts that look at everything in their network namespace,
+// where the sandboxes of others would come and go.
+func TestScriptAlone(t *testing.T) { inNetwork(t, "testdata/alone") }
+
+func inNetwork(t *testing.T, dir string) {
 	if os.Geteuid() == 0 {
-		testkit.Netns(t, scripts)
+		testkit.Netns(t, func(t *testing.T) { scripts(t, dir) })
 	} else {
-		scripts(t)
+		scripts(t, dir)
 	}
 }
 
-// scripts runs each script in a directory that everybody can reach, because
+// scripts runs each script of dir in a directory that everybody can reach, because
 // root's agent is not root.
-func scripts(t *testing.T) {
+func scripts(t *testing.T, dir string) {
 	root, err := testkit.PublicDir(t)
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +56,7 @@ func scripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+		Dir:                 dir,
 		WorkdirRoot:         root,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -105,7 +111,7 @@ func awaitCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: await FILE")
 	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
 			return
 		}
