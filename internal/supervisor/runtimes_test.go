@@ -218,18 +218,18 @@ func (o *origin) ask(t *testing.T, as *syscall.Credential, dir, script string) (
 }
 
 // alone are variables with a program that trusts the session by nothing else. Google's
-// command line is in no package of Debian's or npm's, and Java is told of the proxy
-// by the same variable as of the roots.
+// command line is in no package of Debian's or npm's.
 var alone = []struct{ variable, runtime string }{
 	{"SSL_CERT_FILE", "python"}, {"CURL_CA_BUNDLE", "curl"}, {"GIT_SSL_CAINFO", "git"}, {"REQUESTS_CA_BUNDLE", "requests"}, {"PIP_CERT", "pip"},
 	{"CARGO_HTTP_CAINFO", "cargo"}, {"AWS_CA_BUNDLE", "botocore"}, {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "grpc"}, {"NIX_SSL_CERT_FILE", "nix"},
 	{"npm_config_cafile", "npm"}, {"NODE_EXTRA_CA_CERTS", "node"}, {"DENO_CERT", "deno"},
+	{"JAVA_TOOL_OPTIONS", "java"},
 }
 
 // TestEachVariableAlone: a program that is told by its own variable only trusts the
 // session, and does not without it.
 func TestEachVariableAlone(t *testing.T) {
-	var all []string
+	all := []string{"JAVA_TOOL_OPTIONS"} // names a store, the others files
 	for _, v := range trusting {
 		all = append(all, v.name)
 	}
