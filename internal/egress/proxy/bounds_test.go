@@ -115,7 +115,7 @@ type multiplex struct {
 func (w *world) multiplex(own *inspect.Authority) *multiplex {
 	w.t.Helper()
 	c := w.tunnelTLS(own, "api.example.com:443", "api.example.com", "h2")
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	m := &multiplex{c, http2.NewFramer(c, c), 1}
 	m.in.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	io.WriteString(c, http2.ClientPreface)
@@ -280,10 +280,10 @@ func unsized(a *ask)                { a.length = 0 }
 func none(*Limits)                  {}
 
 // hastyHead is for HTTP/2, too: there it is a connection that asks for nothing.
-func hastyHead(l *Limits) { l.HeadTime, l.KeepAlive = 500*time.Millisecond, 500*time.Millisecond }
+func hastyHead(l *Limits) { l.HeadTime, l.KeepAlive = 2*time.Second, 2*time.Second }
 
 func hasty(l *Limits) {
-	l.HeadTime, l.BodyTime = 500*time.Millisecond, 500*time.Millisecond
+	l.HeadTime, l.BodyTime = 2*time.Second, 2*time.Second
 }
 
 // TestBounds reaches each: the answer, the end of the connection, the one event,

@@ -251,8 +251,13 @@ func TestHeadLimits(t *testing.T) {
 		{"silent", "", 0, ""},
 	} {
 		t.Run(c.why, func(t *testing.T) {
-			w := newWorld(t, rules{}, func(o *Options) { o.Limits.HeadTime = 300 * time.Millisecond; o.Limits.RequestHead = 16 << 10 })
-			conn := w.open().send(c.head)
+			w := newWorld(t, rules{}, func(o *Options) {
+				o.Limits.RequestHead = 16 << 10
+				if c.code == headTimeout || c.code == "" {
+					o.Limits.HeadTime = 300 * time.Millisecond
+				}
+			})
+			conn := w.saying(c.head)
 			told := 0
 			if c.status != 0 {
 				told = 1
@@ -370,7 +375,7 @@ func TestHostService(t *testing.T) {
 }
 
 func TestSecondAddressIsTried(t *testing.T) {
-	w := newWorld(t, rules{"a.example:443": {}}, func(o *Options) { o.Limits.Dial = 3 * time.Second })
+	w := newWorld(t, rules{"a.example:443": {}}, func(o *Options) { o.Limits.Dial = 6 * time.Second })
 	w.origin(echo, "a.example:443")
 	good := w.names["a.example"][0]
 	w.names["a.example"] = append(addrs("2606:4700::99", "93.184.216.250"), good)

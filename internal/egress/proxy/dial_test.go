@@ -71,7 +71,7 @@ func TestDial(t *testing.T) {
 		if got, want := c.LocalAddr().String(), s.RemoteAddr().String(); got != want {
 			t.Errorf("the local address is %s, and the server sees %s", got, want)
 		}
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(time.Now().Add(patience))
 		go s.Write([]byte("x"))
 		if _, err := c.Read(make([]byte, 1)); err != nil {
 			t.Errorf("reading: %v", err)

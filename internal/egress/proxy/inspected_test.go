@@ -17,7 +17,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"sallyport/internal/egress/inspect"
 	"sallyport/internal/event"
@@ -150,7 +149,7 @@ func (w *world) client(own *inspect.Authority, h2 bool) *http.Client {
 		tr.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
 	}
 	w.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{Transport: tr, Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 var readOnly = policy.Endpoint{Host: "api.example.com", Ports: []uint16{443}, Protocol: policy.REST, Access: "read-only", Line: 7}

@@ -116,10 +116,11 @@ func TestHugeHeadIsAskedForOnce(t *testing.T) {
 // moves.
 func TestTunnelsEnd(t *testing.T) {
 	for reason, limit := range map[string]func(*Limits){
-		endIdle:     func(l *Limits) { l.Idle = 200 * time.Millisecond },
-		endLifetime: func(l *Limits) { l.Lifetime = 200 * time.Millisecond },
+		endIdle:     func(l *Limits) { l.Idle = 2 * time.Second },
+		endLifetime: func(l *Limits) { l.Lifetime = 2 * time.Second },
 	} {
 		t.Run(reason, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, rules{"a.example:443": {}}, func(o *Options) { limit(&o.Limits) })
 			ended := make(chan struct{})
 			w.origin(func(c *net.TCPConn) { echo(c); close(ended) }, "a.example:443")
@@ -284,9 +285,7 @@ func TestStalledHandshake(t *testing.T) {
 	w, _ := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) {
 		o.Limits.HeadTime, o.Limits.Dial = 100*time.Millisecond, 100*time.Millisecond
 	})
-	c := w.connect("api.example.com:443")
-	hello := recordedHello(t, "api.example.com")
-	c.send(string(hello)) // and no more
+	c := w.saying("CONNECT api.example.com:443 HTTP/1.1\r\n\r\n" + string(recordedHello(t, "api.example.com"))) // and no more
 	io.Copy(io.Discard, c.br)
 	w.event(func(e event.Event) bool { return e.StatusCode == "client_tls" })
 	if told := w.told(); !slices.Equal(told, []string{"client_tls Blocked"}) {
@@ -311,7 +310,7 @@ func recordedHello(t *testing.T, name string) []byte {
 
 // TestQuietConnectionsAreClosed, and hold next to nothing until then.
 func TestQuietConnectionsAreClosed(t *testing.T) {
-	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.KeepAlive = 200 * time.Millisecond })
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.KeepAlive = 2 * time.Second })
 	var got seen
 	w.secureWeb(false, got.recording, "api.example.com:443")
 	c := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
@@ -363,12 +362,12 @@ func TestIdleConnectionsAreCheap(t *testing.T) {
 		c.say("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n").answer("GET")
 		conns = append(conns, c)
 	}
-	time.Sleep(settle + 500*time.Millisecond) // after which buffers are given back
-	each := (heap() - before) / n
+	var each int64
+	w.eventually("each idle connection takes 80 KiB at most", func() bool { // a moment after settle
+		each = (heap() - before) / n
+		return each <= 80<<10
+	})
 	t.Logf("%d bytes for each idle connection, the client's side of it included", each)
-	if each > 80<<10 {
-		t.Errorf("%d bytes for each idle connection", each)
-	}
 	if r, _ := conns[0].say("GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n").answer("GET"); r.StatusCode != 200 {
 		t.Errorf("afterwards: %s", r.Status)
 	}

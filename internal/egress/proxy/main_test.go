@@ -25,6 +25,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// patience is how long a test waits for what must come.
+const patience = time.Minute
+
 // rules is a policy: what is allowed, by host:port.
 type rules map[string]Decision
 
@@ -233,25 +236,32 @@ func pair(t testing.TB) (a, b *net.TCPConn) {
 	return c.(*net.TCPConn), s
 }
 
-func (w *world) serve(run func(*session) step) *client {
+func (w *world) serve(run func(*session) step, said string) *client {
 	w.t.Helper()
 	a, b := pair(w.t)
+	if _, err := io.WriteString(a, said); err != nil {
+		w.t.Fatalf("sending: %v", err)
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		w.server.serve(w.ctx, b, w.caller, curl, run)
 	}()
 	w.t.Cleanup(func() { a.Close(); w.end(); <-done })
-	a.SetDeadline(time.Now().Add(20 * time.Second))
+	a.SetDeadline(time.Now().Add(patience))
 	return &client{a, bufio.NewReader(a), w.t}
 }
 
 // open connects to the proxy.
-func (w *world) open() *client { return w.serve((*session).proxied) }
+func (w *world) open() *client { return w.saying("") }
+
+// saying is open for a client whose first words are there before the proxy looks: no time
+// that the proxy has for them is too short on a machine that is busy.
+func (w *world) saying(said string) *client { return w.serve((*session).proxied, said) }
 
 // capture connects to an address through the gate's hands.
 func (w *world) capture(name, to string) *client {
-	return w.serve(func(x *session) step { return x.captured(name, netip.MustParseAddrPort(to)) })
+	return w.serve(func(x *session) step { return x.captured(name, netip.MustParseAddrPort(to)) }, "")
 }
 
 func (c *client) send(s string) *client {
@@ -300,7 +310,7 @@ func (c *client) all() string {
 // event waits for the first event that a test accepts.
 func (w *world) event(ok func(event.Event) bool) event.Event {
 	w.t.Helper()
-	late := time.After(10 * time.Second)
+	late := time.After(patience)
 	for {
 		w.mu.Lock()
 		for _, e := range w.events {

@@ -9,7 +9,6 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/coder/websocket"
 
@@ -159,7 +158,7 @@ func talking(t *testing.T) http.HandlerFunc {
 }
 
 func (w *world) socket(c *http.Client, path string) (*websocket.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	w.t.Cleanup(cancel)
 	conn, resp, err := websocket.Dial(ctx, "wss://api.example.com"+path, &websocket.DialOptions{
 		HTTPClient: c, Subprotocols: []string{"graphql-transport-ws"}, CompressionMode: websocket.CompressionNoContextTakeover,
@@ -178,7 +177,7 @@ func TestWebSocket(t *testing.T) {
 	w, own := inspecting(t, policyOf(t, socketPolicy))
 	w.secureWeb(false, talking(t), "api.example.com:443")
 	client := w.client(own, false)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 
 	c, err := w.socket(client, "/chat")
@@ -282,7 +281,7 @@ func TestPolicyChangeEndsWebSockets(t *testing.T) {
 		t.Run(why, func(t *testing.T) {
 			w, own := inspecting(t, policyOf(t, c.from))
 			w.secureWeb(false, talking(t), "api.example.com:443")
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			s, err := w.socket(w.client(own, false), "/chat")
 			if err != nil {

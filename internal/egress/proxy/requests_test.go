@@ -27,7 +27,7 @@ type raw struct {
 }
 
 func (w *world) raw(c net.Conn) *raw {
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	return &raw{c, bufio.NewReader(c), w.t}
 }
 
@@ -355,9 +355,9 @@ func TestOverridesInTrailers(t *testing.T) {
 func TestOnlyHTTPPasses(t *testing.T) {
 	w, _ := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.HeadTime = 100 * time.Millisecond })
 	for _, first := range []string{"SSH-2.0-x\r\n", "\x00\x01\x02", "\x16\x03\x01\x00\x05hello", ""} {
-		c := w.connect("api.example.com:443")
-		if first != "" {
-			c.send(first)
+		c := w.saying("CONNECT api.example.com:443 HTTP/1.1\r\n\r\n" + first)
+		if r, err := http.ReadResponse(c.br, &http.Request{Method: "CONNECT"}); err != nil || r.StatusCode != 200 {
+			t.Fatalf("%q: %v, %v", first, r, err)
 		}
 		b, err := io.ReadAll(c.br)
 		if len(b) > 0 && b[0] != 21 { // at most an alert

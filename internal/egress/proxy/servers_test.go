@@ -132,7 +132,7 @@ func startNginx(t *testing.T) recorder {
 	write(t, config, fmt.Sprintf(nginxConfig, dir, port, cert, key))
 	program(t, "nginx", "-c", config, "-e", filepath.Join(dir, "error"))
 	at := fmt.Sprintf("127.0.0.1:%d", port)
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		if c, err := net.Dial("tcp", at); err == nil {
 			c.Close()
 			break

@@ -13,7 +13,7 @@ import (
 // over from before. The body of a request, of an answer by its length and of one in
 // chunks, each with pauses that are longer than any of those.
 func TestSlowBodiesAreNotCut(t *testing.T) {
-	const pause, part = time.Second, "a part of a body\n"
+	const limit, pause, part = 2 * time.Second, 2500 * time.Millisecond, "a part of a body\n"
 	const parts = 2
 	whole := strings.Repeat(part, parts)
 	slowly := func(write func() error) (err error) {
@@ -32,7 +32,7 @@ func TestSlowBodiesAreNotCut(t *testing.T) {
 				t.Parallel()
 				w, own := inspecting(t, policyOf(t, fullPolicy), func(o *Options) {
 					l := &o.Limits
-					l.HeadTime, l.BodyTime, l.KeepAlive, l.Answer = pause*3/4, pause*3/4, pause*3/4, pause*3/4
+					l.HeadTime, l.BodyTime, l.KeepAlive, l.Answer = limit, limit, limit, limit
 				})
 				w.secureWeb(h2, func(rw http.ResponseWriter, r *http.Request) {
 					if b, err := io.ReadAll(r.Body); r.Method == "POST" && (err != nil || string(b) != whole) {

@@ -102,10 +102,11 @@ func TestNothingIsSmuggledInStreams(t *testing.T) {
 			before := 0
 			for why, text := range tries {
 				c := w.tunnelTLS(own, "api.example.com:443", "api.example.com", "h2")
-				c.SetDeadline(time.Now().Add(20 * time.Second))
+				c.SetDeadline(time.Now().Add(patience))
 				io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+frame(4, 0, "")+text)
 				untilStreamEnds(c)
 				c.Close()
+				w.eventually("nothing of it is on its way", func() bool { return len(w.server.inspections) == 0 })
 				got := s.settled(w)[before:]
 				before += len(got)
 				for _, line := range got {

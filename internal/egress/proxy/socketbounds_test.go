@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/coder/websocket"
 
@@ -49,7 +48,7 @@ func TestMessagesAreBounded(t *testing.T) {
 				}
 				got <- fmt.Sprint("closed with ", int(websocket.CloseStatus(err)))
 			}, "api.example.com:443")
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			s, _, err := websocket.Dial(ctx, "wss://api.example.com/chat", &websocket.DialOptions{HTTPClient: w.client(own, false)})
 			if err != nil {

@@ -329,14 +329,21 @@ func TestConnectionsAreShared(t *testing.T) {
 	})
 }
 
-// kept waits until the pool has n connections: that is a moment after the client
-// has its answer.
+// kept waits until the pool has n connections, none of them in use: that is a moment
+// after the client has its answer.
 func (w *world) kept(n int) {
 	w.t.Helper()
 	p := &w.server.pool
 	w.eventually(fmt.Sprintf("the pool holds %d connections", n), func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		for _, list := range p.shared {
+			for _, m := range list {
+				if m.cc.InFlight() > 0 {
+					return false
+				}
+			}
+		}
 		return p.n == n
 	})
 }
@@ -397,9 +404,9 @@ func TestJudgedByTheLastPolicy(t *testing.T) {
 // eventually waits for something that has no event.
 func (w *world) eventually(what string, is func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			w.t.Errorf("not so after ten seconds: %s", what)
+			w.t.Errorf("not so after so long a time: %s", what)
 			return
 		}
 	}

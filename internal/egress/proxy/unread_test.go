@@ -95,7 +95,7 @@ func (h held) Scrub(_ *policy.Endpoint, _ string, _ uint16, r *http.Response) er
 // its own, which would end every connection of the sandbox.
 func TestLateInterimAnswer(t *testing.T) {
 	late := held{here: make(chan struct{}), on: make(chan struct{})}
-	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Secrets, o.Limits.Answer = late, time.Second })
+	w, own := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Secrets, o.Limits.Answer = late, 3*time.Second })
 	w.secureWeb(true, func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/late" {
 			rw.WriteHeader(http.StatusEarlyHints)
