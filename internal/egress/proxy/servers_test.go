@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -122,12 +123,25 @@ http {
 }
 `
 
+// freePort is one for a program that cannot choose it itself: free, and not among those
+// that the kernel gives to others meanwhile (ip_local_port_range).
+func freePort(t *testing.T) int {
+	t.Helper()
+	for range 100 {
+		port := 10000 + rand.IntN(20000)
+		if l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return 0
+}
+
 func startNginx(t *testing.T) recorder {
 	cert, key := certificateFiles(t, "api.example.com")
 	dir := t.TempDir()
-	l := listen(t)
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	port := freePort(t)
 	config := filepath.Join(dir, "conf")
 	write(t, config, fmt.Sprintf(nginxConfig, dir, port, cert, key))
 	program(t, "nginx", "-c", config, "-e", filepath.Join(dir, "error"))
