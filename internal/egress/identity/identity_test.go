@@ -274,6 +274,7 @@ func TestOpen_gone(t *testing.T) {
 		t.Fatal(err)
 	}
 	dead.Kill()
+	dead.Release() // its descriptor: main_test.go counts them
 	var info unix.Siginfo
 	unix.Waitid(unix.P_PID, r.pids[0], &info, unix.WEXITED|unix.WNOWAIT, nil) // a zombie now
 	_, err = l.Open(r.pids[0], wanted)

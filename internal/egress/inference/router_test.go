@@ -98,10 +98,10 @@ func do(t *testing.T, r *Router, first, body string, headers ...string) (int, st
 
 func config(base string, change func(*policy.Inference)) *policy.Inference {
 	c := &policy.Inference{Routes: []policy.Route{
-		{API: policy.OpenAI, Base: base, Provider: "p", MaxTokens: 100, Timeout: 5 * time.Second,
+		{API: policy.OpenAI, Base: base, Provider: "p", MaxTokens: 100, Timeout: time.Minute,
 			Models: []policy.Model{{Name: "gpt-*", Use: "real-model"}, {Name: "plain"}}},
-		{API: policy.OpenAI, Base: base + "/second", Timeout: 5 * time.Second, Models: []policy.Model{{Name: "local-*"}}},
-		{API: policy.Anthropic, Base: base, Provider: "p", MaxTokens: 100, Timeout: 5 * time.Second},
+		{API: policy.OpenAI, Base: base + "/second", Timeout: time.Minute, Models: []policy.Model{{Name: "local-*"}}},
+		{API: policy.Anthropic, Base: base, Provider: "p", MaxTokens: 100, Timeout: time.Minute},
 	}}
 	if change != nil {
 		change(c)
@@ -289,7 +289,11 @@ func TestBackendFails(t *testing.T) {
 	} {
 		b := newBackend(t)
 		b.answer = c.answer
-		r := router(t, config(b.URL, func(i *policy.Inference) { i.Routes[2].Timeout = 300 * time.Millisecond }), c.keys, nil)
+		r := router(t, config(b.URL, func(i *policy.Inference) {
+			if c.status == http.StatusGatewayTimeout {
+				i.Routes[2].Timeout = 300 * time.Millisecond
+			}
+		}), c.keys, nil)
 		status, body, _ := do(t, r, "POST /v1/messages", `{"model":"m"}`)
 		if status != c.status || !strings.Contains(body, c.want) || strings.Contains(body, key) {
 			t.Errorf("%s: %d %s, want %d with %q", c.name, status, body, c.status, c.want)

@@ -106,18 +106,13 @@ func runCases[R, W any](t *testing.T, glob string, decide func(*testing.T, *poli
 	}
 }
 
+// compile is Compile, with the time for a decision that one takes on a machine that stands still now and then.
 func compile(t testing.TB, p *policy.Policy) *Engine {
 	t.Helper()
 	e, err := Compile(p, 7)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return e
-}
-
-// unhurried is compile for a test that makes so many decisions that a busy machine stands still in one of them.
-func unhurried(t testing.TB, p *policy.Policy) *Engine {
-	e := compile(t, p)
 	e.limit = time.Minute
 	return e
 }

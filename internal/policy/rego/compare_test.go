@@ -184,7 +184,7 @@ func TestCompare_namesWhatIsWider(t *testing.T) {
 		if !empty && maybe(rt, "another change") {
 			b = mutated(rt, b)
 		}
-		was, now := unhurried(t, a), unhurried(t, b)
+		was, now := compile(t, a), compile(t, b)
 		diff := policy.Compare(a, b)
 		wider := slices.ContainsFunc(diff, func(d policy.Difference) bool { return d.Wider })
 		if !wider {

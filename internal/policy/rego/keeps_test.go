@@ -72,7 +72,7 @@ func TestKeeps_nothingIsLost(t *testing.T) {
 	kept := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		p := genReadPolicy(rt)
-		old := unhurried(t, p)
+		old := compile(t, p)
 		next := &policy.Policy{Network: append([]policy.NetworkPolicy(nil), p.Network...)}
 		for i := range next.Network {
 			np := &next.Network[i]
@@ -91,7 +91,7 @@ func TestKeeps_nothingIsLost(t *testing.T) {
 				np.Endpoints = np.Endpoints[1:]
 			}
 		}
-		now := unhurried(t, next)
+		now := compile(t, next)
 		in := Input{Host: "a.example", Port: 443, Exe: "/usr/bin/curl"}
 		if now.Keeps(t.Context(), old, in) != Lives {
 			return

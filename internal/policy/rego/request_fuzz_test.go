@@ -17,7 +17,7 @@ func FuzzDecideRequest(f *testing.F) {
 		ep("/graphql", policy.GraphQL, policy.Match{OperationType: "query", Fields: []string{"us*"}}, policy.Match{Fields: []string{"user"}}),
 		ep("/ws", policy.WebSocket, policy.Match{OperationType: "*"}, policy.Match{OperationName: "x"}),
 	}}}}
-	e := unhurried(f, p)
+	e := compile(f, p)
 	in := Input{Host: "a.example", Port: 443, Exe: "/usr/bin/curl"}
 	for _, s := range [][5]string{
 		{"GET", "/a/b", "x", "", ""}, {"HEAD", "/A/b/SECRET/", "x", "", ""}, {"POST", "/mcp", "", "tools/call", "search_web"},

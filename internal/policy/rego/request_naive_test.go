@@ -372,7 +372,7 @@ func TestDecideRequest_likeNaive(t *testing.T) {
 	seen := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
 		p := genReadPolicy(rt)
-		e := unhurried(t, p)
+		e := compile(t, p)
 		for range 20 {
 			in := Input{Host: rapid.SampledFrom([]string{"a.example", "a.example", "b.example", "c.d"}).Draw(rt, "host"), Port: rapid.SampledFrom([]uint16{443, 443, 443, 80, 1}).Draw(rt, "port"), Exe: "/usr/bin/curl"}
 			req := genRequest(rt)
