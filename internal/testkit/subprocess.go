@@ -22,7 +22,7 @@ const childVar = "SALLYPORT_TESTKIT_CHILD"
 
 // subprocessLimit ends a child that hangs before the test binary's own timeout
 // does, so that the message names the test.
-const subprocessLimit = 3 * time.Minute
+const subprocessLimit = 10 * time.Minute
 
 // RunInSubprocess runs f in a copy of the test binary that runs nothing but
 // this test, because what f does cannot be undone: it restricts the process,

@@ -107,7 +107,7 @@ func (d *directScene) change(rule, said string) {
 
 func (d *directScene) await(what string, done func() bool) {
 	d.t.Helper()
-	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(serverWait); !done(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			d.t.Fatalf("waiting for %s; so far %q\n%s", what, d.said(), d.told.String())
 		}
@@ -126,7 +126,7 @@ func (d *directScene) serverSeesEnd() {
 	d.t.Helper()
 	select {
 	case <-d.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(serverWait):
 		d.t.Fatal("the server has not seen the end")
 	}
 }

@@ -63,19 +63,20 @@ except ConnectionResetError:
 
 const policyChanged = `\{"error":"policy_denied".*"reason":"policy_changed".*`
 
-// stayers are the programs, and what each says of its end.
-var stayers = []struct{ name, script, said string }{
-	{"HTTP/1.1 events", `curl -sSN --http1.1 https://web.example/events`, `data: 0\n(?s:.*)curl: \(56\) .*`},
-	{"HTTP/2 events", `curl -sSN --http2 https://web.example/events`, `data: 0\n(?s:.*)curl: \((18|92)\) .*`},
-	{"HTTP/1.1 waiting", `curl -sS --http1.1 -w 'status %{http_code}' https://web.example/wait`, policyChanged + `\nstatus 403`},
-	{"HTTP/2 waiting", `curl -sS --http2 -w 'status %{http_code}' https://web.example/wait`, policyChanged + `\nstatus 403`},
-	{"node http2", unset + `node TOOLS/npm/live.mjs h2 web.example`, `data\n(goaway 0\nstream 2\n|stream 2\ngoaway 0\n)closed\n`},
-	{"WebSocket", unset + `node TOOLS/npm/live.mjs ws web.example`, `message hello\nclosed 1008 the policy has changed.*`},
-	{"gRPC stream", unset + `node TOOLS/npm/live.mjs watch grpc.example`, `message beat\ngrpc 7 sallyport: the policy has changed\nended\n`},
-	{"gRPC waiting", unset + `node TOOLS/npm/live.mjs wait grpc.example`, `grpc 7 .*`},
-	{"TLS that is not read", `curl -sSNk --http1.1 https://raw.example/events`, `data: 0\n(?s:.*)curl: \(56\) .*reset.*`},
-	{"TCP", unset + tcpReader, `reset\n`},
-	{"still allowed", `curl -sSN https://kept.example/finish`, `data: 0\n(?s:.*)finished\n`},
+// stayers are the programs, what each says when it has begun, and all that it has said
+// at its end.
+var stayers = []struct{ name, script, begun, said string }{
+	{"HTTP/1.1 events", `curl -sSN --http1.1 https://web.example/events`, "data: 0\n", `data: 0\n(?s:.*)curl: \(56\) .*`},
+	{"HTTP/2 events", `curl -sSN --http2 https://web.example/events`, "data: 0\n", `data: 0\n(?s:.*)curl: \((18|92)\) .*`},
+	{"HTTP/1.1 waiting", `curl -sS --http1.1 -w 'status %{http_code}' https://web.example/wait`, "", policyChanged + `\nstatus 403`},
+	{"HTTP/2 waiting", `curl -sS --http2 -w 'status %{http_code}' https://web.example/wait`, "", policyChanged + `\nstatus 403`},
+	{"node http2", unset + `node TOOLS/npm/live.mjs h2 web.example`, "data\n", `data\n(goaway 0\nstream 2\n|stream 2\ngoaway 0\n)closed\n`},
+	{"WebSocket", unset + `node TOOLS/npm/live.mjs ws web.example`, "message hello\n", `message hello\nclosed 1008 the policy has changed.*`},
+	{"gRPC stream", unset + `node TOOLS/npm/live.mjs watch grpc.example`, "message beat\n", `message beat\ngrpc 7 sallyport: the policy has changed\nended\n`},
+	{"gRPC waiting", unset + `node TOOLS/npm/live.mjs wait grpc.example`, "", `grpc 7 .*`},
+	{"TLS that is not read", `curl -sSNk --http1.1 https://raw.example/events`, "data: 0\n", `data: 0\n(?s:.*)curl: \(56\) .*reset.*`},
+	{"TCP", unset + tcpReader, "", `reset\n`},
+	{"still allowed", `curl -sSN https://kept.example/finish`, "data: 0\n", `data: 0\n(?s:.*)finished\n`},
 }
 
 // TestNewPolicyEndsWhatRuns: each kind of thing that stays open is ended by a
@@ -191,6 +192,16 @@ func (o *liveOrigin) running(t *testing.T) int {
 	return o.began + strings.Count(string(b), "\n")
 }
 
+// begun says whether each program has said that it has got something from its server.
+func begun(work string) bool {
+	for i, c := range stayers {
+		if b, err := os.ReadFile(filepath.Join(work, fmt.Sprintf("out-%d", i))); err != nil || !strings.Contains(string(b), c.begun) {
+			return false
+		}
+	}
+	return true
+}
+
 // change runs all the programs in one sandbox, puts another policy in force and
 // looks at how each ended.
 func (o *liveOrigin) change(t *testing.T, to string) {
@@ -206,9 +217,9 @@ func (o *liveOrigin) change(t *testing.T, to string) {
 	go func() {
 		ended <- s.run(t, work, script.String()+"wait", "--upstream-ca", o.root, "--events", events)
 	}()
-	for end := time.Now().Add(serverWait); o.running(t) < before+len(stayers); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(serverWait); o.running(t) < before+len(stayers) || !begun(work); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Errorf("%d of %d have begun", o.running(t)-before, len(stayers))
+			t.Errorf("%d of %d have begun, and have got something: %v", o.running(t)-before, len(stayers), begun(work))
 			break
 		}
 	}

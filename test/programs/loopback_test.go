@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 const loopbackPolicy = `version: 1
@@ -219,7 +218,7 @@ print("up", flush=True)'`
 	if _, err := io.ReadFull(out, make([]byte, 3)); err != nil {
 		t.Fatal(err)
 	}
-	client := http.Client{Timeout: 10 * time.Second}
+	client := http.Client{Timeout: runLimit}
 	r, err := client.Get("http://127.0.0.1:8010/page")
 	fatal(t, err)
 	defer r.Body.Close()

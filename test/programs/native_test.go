@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -126,12 +127,30 @@ func (s *nameServer) set(name, addr string) {
 	s.names[name] = netip.MustParseAddr(addr)
 }
 
+// words are what a program has said so far, while it goes on.
+type words struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (w *words) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(b)
+}
+
+func (w *words) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
+}
+
 // agent is a Python program inside that answers line by line.
 type agent struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	out    *bufio.Scanner
-	told   strings.Builder
+	told   words
 	cancel context.CancelFunc
 }
 

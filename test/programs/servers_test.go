@@ -13,8 +13,8 @@ import (
 	"sallyport/internal/testkit"
 )
 
-// serverWait is how long a server may take to listen.
-const serverWait = 30 * time.Second
+// serverWait is how long a server may take to listen, or what a test waits for to happen.
+const serverWait = time.Minute
 
 // await waits until addr accepts connections.
 func await(t *testing.T, what, addr string) {
