@@ -9,8 +9,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -258,8 +260,8 @@ func TestServeTCPCloses(t *testing.T) {
 		t.Run(why, func(t *testing.T) {
 			c := pipe(t, server(t, Options{}))
 			c.Write(msg)
-			c.SetReadDeadline(time.Now().Add(5 * time.Second))
-			if b, err := io.ReadAll(c); errors.Is(err, context.DeadlineExceeded) || len(b) != 0 {
+			c.SetReadDeadline(time.Now().Add(time.Minute))
+			if b, err := io.ReadAll(c); errors.Is(err, os.ErrDeadlineExceeded) || len(b) != 0 {
 				t.Errorf("read %x, %v, want a closed connection", b, err)
 			}
 		})
@@ -292,19 +294,23 @@ func TestGoResolver(t *testing.T) {
 		"tcp": func() (net.Conn, error) { return pipe(t, s), nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return dial() }}
+			var asked atomic.Int32
+			r := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+				asked.Add(1)
+				return dial()
+			}}
 			got, err := r.LookupNetIP(t.Context(), "ip", "api.example.com.")
 			if err != nil || len(got) != 2 {
 				t.Fatalf("LookupNetIP = %v, %v, want both families", got, err)
 			}
-			start := time.Now()
+			asked.Store(0)
 			_, err = r.LookupNetIP(t.Context(), "ip", "evil.example.")
 			var dnsErr *net.DNSError
 			if !errors.As(err, &dnsErr) || !dnsErr.IsNotFound || dnsErr.IsTemporary {
 				t.Errorf("denied name: %v, want not found", err)
 			}
-			if took := time.Since(start); took > 3*time.Second {
-				t.Errorf("a denied name took %v: the resolver tried again", took)
+			if n := asked.Load(); n != 2 {
+				t.Errorf("a denied name was asked for %d times, want once for each family", n)
 			}
 		})
 	}

@@ -258,7 +258,7 @@ func TestBrokenOff(t *testing.T) {
 
 // TestSilentPeers: nobody answers the Close, and the server does not even read. The relay ends all the same.
 func TestSilentPeers(t *testing.T) {
-	client, server, done := pair(t, t.Context(), Options{Judge: allow, CloseTime: 200 * time.Millisecond, Binary: true, MaxBinary: 1 << 40})
+	client, server, done := pair(t, t.Context(), Options{Judge: allow, CloseTime: time.Second, Binary: true, MaxBinary: 1 << 40})
 	h := header{fin: true, op: opBinary, masked: true, length: 1 << 40}
 	go func() {
 		client.Write(h.append(nil))
