@@ -125,7 +125,8 @@ type call struct {
 
 const modelsPath = "/v1/models"
 
-// RoundTrip answers one request that was allowed. The answer may be a refusal in
+// RoundTrip answers one request that was allowed and has its length: a body of
+// more than MaxBody is not read. The answer may be a refusal in
 // the request's own dialect, marked by the header X-Sallyport-Policy; the error
 // is nil.
 func (r *Router) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -208,12 +209,12 @@ func (r *Router) serve(req *http.Request, api policy.API, what call) *http.Respo
 	if req.Method == http.MethodGet {
 		return r.models(req, api)
 	}
-	b, err := io.ReadAll(io.LimitReader(req.Body, r.maxBody+1))
-	switch {
-	case err != nil:
-		return refuse(req, api, 400, "inference_body", "the body could not be read")
-	case int64(len(b)) > r.maxBody:
+	if n := req.ContentLength; n < 0 || n > r.maxBody {
 		return refuse(req, api, 413, "inference_body_too_large", fmt.Sprintf("the body is longer than %d bytes, which is the limit", r.maxBody))
+	}
+	b, err := io.ReadAll(req.Body)
+	if err != nil {
+		return refuse(req, api, 400, "inference_body", "the body could not be read")
 	}
 	if err := r.keys.Free(b); err != nil {
 		return refuse(req, api, 403, "credential_misplaced", err.Error())

@@ -269,10 +269,14 @@ func (x *session) exchangeLocally(r *request, v *verdict, way LocalHost) (keep b
 		x.refuse(r.intent, no, formHTTP)
 		return false
 	}
-	keep = r.keep && (r.whole || !r.hasBody()) // else there may be some of the body left
+	left := r.hasBody() && !r.whole // some of the body, perhaps
+	keep = r.keep && !left
 	if err := x.relay(r, resp, keep, nil); err != nil {
 		x.client.SetLinger(0)
 		return false
+	}
+	if left {
+		x.farewell()
 	}
 	return keep
 }

@@ -118,6 +118,7 @@ type Local map[string]LocalHost
 // its Status is the sentence.
 type LocalHost interface {
 	http.RoundTripper
-	// MaxBody is how long a request's body may be, in bytes.
+	// MaxBody is how long a request's body may be, in bytes. Of one that is longer
+	// RoundTrip sees the length, or at least one byte more, and no body.
 	MaxBody() int64
 }

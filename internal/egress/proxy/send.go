@@ -184,14 +184,21 @@ func upgraded(resp *http.Response) []byte {
 }
 
 // answerLocally gets an answer from this process. The agent's own credentials
-// end there, so there are no secrets to be put in.
+// end there, so there are no secrets to be put in. A body that is too long is
+// refused there too, in words of its own.
 func (x *session) answerLocally(r *request, v *verdict, way LocalHost) (*http.Response, *denial) {
-	if _, no := x.hold(r, way.MaxBody()); no != nil {
+	_, no := x.hold(r, way.MaxBody())
+	if no != nil && no.code != bodyTooLarge {
 		no.decision = v.Decision
 		return nil, no
 	}
 	r.URL = r.asURL()
-	resp, err := way.RoundTrip(r.Request)
+	asked := r.Request
+	if no != nil {
+		asked = r.WithContext(r.Context())
+		asked.Body, asked.ContentLength = http.NoBody, way.MaxBody()+1
+	}
+	resp, err := way.RoundTrip(asked)
 	if err != nil {
 		return nil, &denial{code: upstreamUnreachable, failed: true, detail: err.Error(), decision: v.Decision}
 	}
