@@ -11,6 +11,7 @@ import (
 var reasons = map[string]string{
 	"no_policy_for_host":             "no rule for host",
 	"not_a_host_name":                "no host can have this name",
+	"too_many_dns_connections":       "more connections to the resolver than may be open",
 	"port_not_allowed":               "no rule for this port",
 	"path_not_allowed":               "no rule for this path",
 	"request_not_allowed":            "no rule for this request",

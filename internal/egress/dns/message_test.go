@@ -109,7 +109,7 @@ func TestServeMessageMalformed(t *testing.T) {
 		{"additional announced only", with(10, 0, 1), false, badForm},
 		{"two OPT records", ask(t, "db.", 1, withEDNS, withEDNS), false, badForm},
 		{"many additionals", ask(t, "db.", 1, func(m *dnsmessage.Message) {
-			for range 10 {
+			for range maxAdditionals + 1 {
 				m.Additionals = append(m.Additionals, resource)
 			}
 		}), false, badForm},
@@ -124,7 +124,7 @@ func TestServeMessageMalformed(t *testing.T) {
 		{"label longer than the message", append(bytes.Clone(good[:12]), 63, 'a', 0, 0, 1, 0, 1), false, badForm},
 		{"reserved label type", append(bytes.Clone(good[:12]), 0x80, 0, 0, 1, 0, 1), false, badForm},
 		{"a dot inside a label", append(bytes.Clone(good[:12]), 3, 'a', '.', 'b', 0, 0, 1, 0, 1), false, badForm},
-		{"longer than any query", append(bytes.Clone(good), make([]byte, maxQuery)...), false, badForm},
+		{"longer than any query", append(bytes.Clone(good), make([]byte, maxQuery+1-len(good))...), false, badForm},
 	} {
 		t.Run(c.why, func(t *testing.T) {
 			s := server(t, Options{})
@@ -143,6 +143,25 @@ func TestServeMessageMalformed(t *testing.T) {
 				t.Errorf("table holds %d names", len(s.table.names))
 			}
 		})
+	}
+}
+
+// TestLargestQueries: what is just below the bounds of a message is answered.
+func TestLargestQueries(t *testing.T) {
+	good := ask(t, "db.", dnsmessage.TypeA)
+	for why, msg := range map[string][]byte{
+		"as long as may be": append(bytes.Clone(good), make([]byte, maxQuery-len(good))...),
+		"as many additionals": ask(t, "db.", 1, func(m *dnsmessage.Message) {
+			for range maxAdditionals {
+				m.Additionals = append(m.Additionals, dnsmessage.Resource{
+					Header: dnsmessage.ResourceHeader{Name: dnsmessage.MustNewName("a."), Class: dnsmessage.ClassINET}, Body: &dnsmessage.AResource{},
+				})
+			}
+		}),
+	} {
+		if m := read(t, server(t, Options{}).ServeMessage(t.Context(), msg)); m.RCode != success || len(m.Answers) != 1 {
+			t.Errorf("%s: code %v with %d answers", why, m.RCode, len(m.Answers))
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 	ReasonNoRule = "no_policy_for_host"
 	ReasonFull   = "dns_table_full"
 	ReasonNoHost = "not_a_host_name"
+	ReasonBusy   = "too_many_dns_connections" // of a connection, whose name is "."
 )
 
 // Options of a Server. The zero value of every field but Policy is the default.

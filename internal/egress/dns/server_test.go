@@ -9,11 +9,11 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -250,22 +250,96 @@ func TestServeTCP(t *testing.T) {
 	}
 }
 
+// TestServeTCPCloses: what is beyond a bound of a connection ends it without an answer, after what is just below
+// has been answered.
 func TestServeTCPCloses(t *testing.T) {
-	for why, msg := range map[string][]byte{
-		"message too long":       {0xff, 0xff},
-		"message without header": framed([]byte("hello")),
-		"empty message":          {0, 0},
-		"something else":         []byte("GET / HTTP/1.1\r\n\r\n" + string(bytes.Repeat([]byte("x"), 20000))),
+	question := ask(t, "db.", dnsmessage.TypeA)
+	padded := func(n int) []byte { return framed(append(bytes.Clone(question), make([]byte, n-len(question))...)) }
+	for why, c := range map[string]struct {
+		say     []byte
+		answers int
+		after   time.Duration // of which it is closed
+	}{
+		"message too long":       {append(padded(maxQuery), padded(maxQuery+1)...), 1, 0},
+		"message far too long":   {[]byte{0xff, 0xff}, 0, 0},
+		"message without header": {framed([]byte("hello")), 0, 0},
+		"empty message":          {[]byte{0, 0}, 0, 0},
+		"something else":         {[]byte("GET / HTTP/1.1\r\n\r\n" + string(bytes.Repeat([]byte("x"), 20000))), 0, 0},
+		"too many questions":     {bytes.Repeat(framed(question), maxQueries+1), maxQueries, 0},
+		"silence":                {framed(question), 1, queryTimeout},
+		"half a length":          {append(framed(question), 0), 1, queryTimeout},
+		"half a message":         {append(framed(question), framed(question)[:9]...), 1, queryTimeout},
 	} {
 		t.Run(why, func(t *testing.T) {
-			c := pipe(t, server(t, Options{}))
-			c.Write(msg)
-			c.SetReadDeadline(time.Now().Add(time.Minute))
-			if b, err := io.ReadAll(c); errors.Is(err, os.ErrDeadlineExceeded) || len(b) != 0 {
-				t.Errorf("read %x, %v, want a closed connection", b, err)
-			}
+			synctest.Test(t, func(t *testing.T) { // whose clock does not wait
+				s := server(t, Options{})
+				client, c2 := net.Pipe()
+				defer client.Close()
+				go s.ServeTCP(t.Context(), c2)
+				go client.Write(c.say)
+				began := time.Now()
+				b, err := io.ReadAll(client)
+				if err != nil || time.Since(began) != c.after {
+					t.Errorf("closed after %v, %v, want %v", time.Since(began), err, c.after)
+				}
+				n := 0
+				for ; len(b) > 2; n++ {
+					b = b[2+binary.BigEndian.Uint16(b):]
+				}
+				if n != c.answers || len(b) > 0 {
+					t.Errorf("%d answers and %x, want %d", n, b, c.answers)
+				}
+				synctest.Wait()
+				if open := s.conns.Load(); open != 0 {
+					t.Errorf("%d connections are counted after the end", open)
+				}
+			})
 		})
 	}
+}
+
+// TestConnectionsAreBounded: one too many is closed at once and told of; the others are answered, and when one of
+// them has ended there is a place again.
+func TestConnectionsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		s := server(t, Options{Refused: func(name, reason string, _ int) { told = append(told, name+" "+reason) }})
+		open := func() net.Conn {
+			client, c := net.Pipe()
+			go s.ServeTCP(t.Context(), c)
+			synctest.Wait()
+			return client
+		}
+		answered := func(c net.Conn) bool {
+			go c.Write(framed(ask(t, "db.", dnsmessage.TypeA)))
+			_, err := io.ReadFull(c, make([]byte, 2))
+			return err == nil
+		}
+		var conns []net.Conn
+		for range maxConns {
+			conns = append(conns, open())
+		}
+		for range 3 {
+			if answered(open()) {
+				t.Error("one too many is answered")
+			}
+		}
+		if want := []string{". " + ReasonBusy}; !slices.Equal(told, want) || s.conns.Load() != maxConns {
+			t.Errorf("told %q, want %q; %d are counted", told, want, s.conns.Load())
+		}
+		if !answered(conns[0]) || !answered(conns[maxConns-1]) {
+			t.Error("one of the others is not answered")
+		}
+		conns[0].Close()
+		synctest.Wait()
+		conns[0] = open()
+		if !answered(conns[0]) {
+			t.Error("there is no place after one has ended")
+		}
+		for _, c := range conns {
+			c.Close()
+		}
+	})
 }
 
 // TestGoResolver asks through a real stub resolver, over both transports.

@@ -10,8 +10,8 @@ import (
 
 // Bounds of connections.
 const (
-	maxConns     = 256  // at once; more are closed at once
-	maxQueries   = 1024 // on one connection, then it is closed
+	maxConns     = 256  // at once; more are closed at once, which Options.Refused is told of
+	maxQueries   = 1024 // on one connection, then it is closed; resolvers connect anew
 	queryTimeout = 10 * time.Second
 )
 
@@ -23,6 +23,7 @@ func (s *Server) ServeTCP(ctx context.Context, c net.Conn) {
 	defer c.Close()
 	if s.conns.Add(1) > maxConns {
 		s.conns.Add(-1)
+		s.refusals.add(".", ReasonBusy)
 		return
 	}
 	defer s.conns.Add(-1)
