@@ -40,6 +40,8 @@ func TestParse(t *testing.T) {
 		{"/a?x=%41%2B", "/a?x=A%2B"},
 		{"/a?[]=\"", "/a?%5B%5D=%22"},
 		{"/?/../x", "/?/../x"},
+		{"/" + strings.Repeat("a", maxTarget-1), "/" + strings.Repeat("a", maxTarget-1)},
+		{"/?" + strings.Repeat("a&", maxPairs-1) + "a", "/?" + strings.Repeat("a&", maxPairs-1) + "a"},
 	} {
 		got, err := Parse(c.in)
 		if err != nil || got.String() != c.want {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -103,9 +104,20 @@ func TestReadLimits(t *testing.T) {
 		{"default depth", nested(64), Limits{}, true},
 		{"default depth exceeded", nested(65), Limits{}, false},
 		{"a megabyte of brackets", strings.Repeat("[", 1<<20), Limits{}, false},
+		{"default values reached", wide(1<<16 - 1), Limits{}, true},
+		{"default values exceeded", wide(1 << 16), Limits{}, false},
+		{"values far exceeded", wide(4 << 20), Limits{}, false},
+		{"objects far exceeded", strings.ReplaceAll(wide(1<<20), "1", `{"a":{}}`), Limits{}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := Read([]byte(c.text), c.limits)
+			text := []byte(c.text)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := Read(text, c.limits)
+			runtime.ReadMemStats(&after)
+			if used := after.TotalAlloc - before.TotalAlloc; used > 48<<20 {
+				t.Errorf("Read of %d bytes made %d bytes of garbage, want less than 48 MiB", len(text), used)
+			}
 			if _, tooLarge := errors.AsType[*TooLarge](err); tooLarge == c.ok || c.ok && err != nil {
 				t.Errorf("Read of %d bytes = %v, want success %v or *TooLarge", len(c.text), err, c.ok)
 			}

@@ -109,6 +109,42 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
+// TestReadLimits: what is just below each bound is read, what is above it is refused.
+func TestReadLimits(t *testing.T) {
+	const ping = `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+	x := func(n int) string { return strings.Repeat("x", n) }
+	tool := func(n int) string {
+		return `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"` + x(n) + `"}}`
+	}
+	batch := func(n int) string { return "[" + strings.Repeat(ping+",", n-1) + ping + "]" }
+	for _, c := range []struct {
+		name        string
+		over, under string // the body
+		h, least    http.Header
+		o           Options
+		large       bool // it is an error of *TooLarge
+	}{
+		{"tool", tool(129), tool(128), header(), header(), Options{}, false},
+		{"loose tool", tool(257), tool(256), header(), header(), Options{LooseToolNames: true}, false},
+		{"session", ping, ping, header("Mcp-Session-Id", x(513)), header("Mcp-Session-Id", x(512)), Options{}, false},
+		{"version", ping, ping, header("Mcp-Protocol-Version", "2025-11-250"), header("Mcp-Protocol-Version", "2025-11-25"), Options{}, false},
+		{"batch", batch(65), batch(64), header(), header(), Options{}, true},
+		{"body", ping + strings.Repeat(" ", 64<<10+1-len(ping)), ping + strings.Repeat(" ", 64<<10-len(ping)), header(), header(), Options{}, true},
+		{"body of the policy", ping + " ", ping, header(), header(), Options{MaxBody: int64(len(ping))}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Read(post, c.h, []byte(c.over), c.o)
+			_, malformed := errors.AsType[*jsonval.Malformed](err)
+			if _, large := errors.AsType[*jsonval.TooLarge](err); large != c.large || malformed == c.large {
+				t.Errorf("Read above the bound = %v, want *TooLarge: %v", err, c.large)
+			}
+			if _, err := Read(post, c.least, []byte(c.under), c.o); err != nil {
+				t.Errorf("Read below the bound = %v", err)
+			}
+		})
+	}
+}
+
 func TestLooseToolNames(t *testing.T) {
 	body := []byte(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"files/read all"}}`)
 	got, err := Read(post, header(), body, Options{LooseToolNames: true})

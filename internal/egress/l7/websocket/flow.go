@@ -174,7 +174,7 @@ func (f *flow) collect(h header, op byte) error {
 	}
 	if f.frames == 1 {
 		f.message = hold{limit: f.MaxMessage, budget: f.Budget}
-		if !h.fin {
+		if !h.fin || h.length > int64(f.r.Buffered()) { // else all of it is here
 			f.late = time.AfterFunc(f.MessageTime, func() { f.end(closeErrorf(Policy, "a message took longer than %v", f.MessageTime)) })
 		}
 	}

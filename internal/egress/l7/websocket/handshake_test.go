@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -26,6 +27,15 @@ func asked(pairs ...string) http.Header {
 	return headers(append([]string{"Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", rfcKey}, pairs...)...)
 }
 
+// subprotocols are p0, p1 and so on.
+func subprotocols(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprint("p", i)
+	}
+	return strings.Join(list, ", ")
+}
+
 func TestHandshake(t *testing.T) {
 	const (
 		ext  = "Sec-WebSocket-Extensions"
@@ -38,6 +48,9 @@ func TestHandshake(t *testing.T) {
 		{"plain", asked(), asked(), headers("Sec-WebSocket-Accept", rfcAccept), headers("Sec-WebSocket-Accept", rfcAccept)},
 		{"subprotocol", asked("Sec-WebSocket-Protocol", "a, b", "Sec-WebSocket-Protocol", "c"), asked("Sec-WebSocket-Protocol", "a, b, c"),
 			headers("Sec-WebSocket-Accept", rfcAccept, "Sec-WebSocket-Protocol", "b"), headers("Sec-WebSocket-Accept", rfcAccept, "Sec-WebSocket-Protocol", "b")},
+		{"as many subprotocols as may be", asked("Sec-WebSocket-Protocol", subprotocols(32)), asked("Sec-WebSocket-Protocol", subprotocols(32)),
+			headers("Sec-WebSocket-Accept", rfcAccept, "Sec-WebSocket-Protocol", "p31"), headers("Sec-WebSocket-Accept", rfcAccept, "Sec-WebSocket-Protocol", "p31")},
+		{"as many extensions as may be", asked(ext, subprotocols(31)+", permessage-deflate"), asked(ext, both), headers("Sec-WebSocket-Accept", rfcAccept), headers("Sec-WebSocket-Accept", rfcAccept)},
 		{"compression", asked(ext, "permessage-deflate; client_max_window_bits"), asked(ext, both),
 			headers("Sec-WebSocket-Accept", rfcAccept, ext, both), headers("Sec-WebSocket-Accept", rfcAccept, ext, both)},
 		{"compression that the client is not told to limit", asked(ext, "permessage-deflate"), asked(ext, both),
@@ -88,7 +101,9 @@ func TestOfferRefused(t *testing.T) {
 		{"subprotocol twice", asked("Sec-WebSocket-Protocol", "a, a")},
 		{"subprotocol that is no token", asked("Sec-WebSocket-Protocol", `"a"`)},
 		{"subprotocol with a line end", asked("Sec-WebSocket-Protocol", "a\r\nX: b")},
-		{"thousands of subprotocols", asked("Sec-WebSocket-Protocol", strings.Repeat("a,", 1000))},
+		{"one subprotocol too many", asked("Sec-WebSocket-Protocol", subprotocols(33))},
+		{"thousands of subprotocols", asked("Sec-WebSocket-Protocol", subprotocols(1000))},
+		{"one extension too many", asked("Sec-WebSocket-Extensions", subprotocols(33))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if o, err := ReadOffer(c.h); err == nil {

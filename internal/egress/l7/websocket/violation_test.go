@@ -32,6 +32,7 @@ type frame struct {
 const (
 	fin  = 0x80
 	rsv1 = 0x40
+	cut  = 0xff // instead of the first byte: the payload is the beginning of a frame
 )
 
 // TestClientViolations: what a client may not send ends the connection with the code for it, reaches the server
@@ -43,7 +44,7 @@ func TestClientViolations(t *testing.T) {
 		name   string
 		o      Options
 		frames []frame
-		code   int
+		code   int // 0: what is just below a bound, and passes
 	}{
 		{"reserved bit 2", small, []frame{{fin | 0x20 | opText, "x"}}, ProtocolError},
 		{"reserved bit 3", small, []frame{{fin | 0x10 | opText, "x"}}, ProtocolError},
@@ -80,11 +81,36 @@ func TestClientViolations(t *testing.T) {
 		{"no budget", Options{Judge: allow, Budget: NewBudget(3)}, []frame{{fin | opText, "long"}}, TryLater},
 		{"judge that panics", Options{Judge: func([]byte) ([]byte, error) { panic("oops") }}, []frame{{fin | opText, "x"}}, Internal},
 		{"message that takes long", Options{Judge: allow, MessageTime: time.Millisecond}, []frame{{opText, "x"}}, Policy},
+		{"frame that takes long", Options{Judge: allow, MessageTime: time.Millisecond}, []frame{{cut, "\x81\x8a\x01\x02\x03\x04x"}}, Policy},
+
+		{"ping just below", small, []frame{{fin | opPing, strings.Repeat("x", 125)}}, 0},
+		{"text just below", small, []frame{{fin | opText, strings.Repeat("x", 100)}}, 0},
+		{"text in fragments just below", small, []frame{{opText, strings.Repeat("x", 60)}, {opContinue, ""}, {fin | opContinue, strings.Repeat("x", 40)}}, 0},
+		{"inflated text just below", small, []frame{{fin | rsv1 | opText, deflated(t, strings.Repeat("x", 100))}}, 0},
+		{"binary frame just below", small, []frame{{fin | opBinary, strings.Repeat("x", 100)}}, 0},
+		{"within the budget", Options{Judge: allow, Budget: NewBudget(4)}, []frame{{fin | opText, "long"}}, 0},
+		{"message within the time", Options{Judge: allow, MessageTime: patience}, []frame{{opText, "x"}, {fin | opContinue, ""}}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			client, server, done := pair(t, t.Context(), c.o)
 			for _, f := range c.frames {
+				if f.first == cut {
+					io.WriteString(client, f.payload)
+					continue
+				}
 				client.send(f.first, true, f.payload)
+			}
+			if c.code == 0 {
+				for h, _ := server.receive(true, true); !h.fin; {
+					h, _ = server.receive(true, true)
+				}
+				client.send(fin|opClose, true, "\x03\xe8")
+				server.wantClose(true, normal)
+				server.send(fin|opClose, false, "\x03\xe8")
+				if err := wait(t, done).err; err != nil {
+					t.Errorf("Relay = %v, want that it passes", err)
+				}
+				return
 			}
 			reason := client.wantClose(false, c.code)
 			if reason == "" || len(reason) > 123 {
