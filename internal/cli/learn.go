@@ -104,13 +104,18 @@ func matchesOf(e event.Event, protocol policy.Protocol) (_ []policy.Match, ok bo
 		return []policy.Match{m}, ok
 	}
 	told, all := e.Operations()
-	if len(told) == 0 {
+	switch {
+	case len(told) == 0 && protocol == policy.WebSocket:
+		return []policy.Match{m}, all
+	case len(told) == 0:
 		return nil, all && protocol == policy.MCP && len(m.Query) == 0
+	case protocol == policy.WebSocket:
+		m = policy.Match{} // of a message: what opened the websocket has a rule of its own
 	}
 	var out []policy.Match
 	for _, o := range told {
 		one, ok := m, false
-		if protocol == policy.GraphQL {
+		if protocol == policy.GraphQL || protocol == policy.WebSocket {
 			one, ok = m.OfOperation(o.Type, o.Name, o.Fields)
 		} else {
 			one, ok = m.OfCall(o.Method, o.Tool)
@@ -182,9 +187,6 @@ func (l *learner) add(v *evidence, f flow, e event.Event, ep *policy.Endpoint, b
 	switch {
 	case r == nil && read:
 		return // the requests in it follow
-	case read && ep.Protocol == policy.WebSocket:
-		l.remark(fmt.Sprintf("%s:%d has protocol: %s; what was said in it is not in events, so its rules are for you to keep", f.host, f.port, ep.Protocol))
-		return
 	case r == nil || !read && e.HTTPResponse != nil && e.HTTPResponse.Code == 101: // a websocket that nobody read
 		v.whole = true
 		v.native = ep != nil && ep.Protocol == policy.TCP
@@ -202,6 +204,9 @@ func (l *learner) add(v *evidence, f flow, e event.Event, ep *policy.Endpoint, b
 		}
 		for _, m := range matches {
 			v.read[how][m.Render()] = m
+		}
+		if read && ep.Protocol == policy.WebSocket && ep.Access == "full" {
+			l.remark(fmt.Sprintf("%s:%d: binary messages of a websocket are not in events; access: full takes them, and no rule does", f.host, f.port))
 		}
 	}
 	if ep != nil && len(ep.AllowedIPs) > 0 && !blocked {

@@ -25,18 +25,18 @@ func (l *learner) done(note func(string), document []byte) {
 	l.mu.Unlock()
 	wider := ""
 	if n > 0 {
-		wider = fmt.Sprintf("; values of queries, variables and arguments are not recorded, and %d rules take any", n)
+		wider = fmt.Sprintf("; values of queries, variables, arguments and messages are not recorded, and %d rules take any", n)
 	}
 	note(fmt.Sprintf("%s: connections of %d kinds were used, %d were denied%s; read it before you use it", l.file.Name(), used, denied, wider))
 }
 
 // anyValue counts the rules that stand for more than what was seen, by the values of
-// a query, or by the variables or arguments of an operation.
+// a query, by the variables or arguments of an operation, or by what a message says.
 func anyValue(seen map[flow]*evidence) (n int) {
 	for _, v := range seen {
 		for how, matches := range v.read {
 			for _, m := range matches {
-				if !v.whole && (len(m.Query) > 0 || how.protocol != policy.REST) {
+				if !v.whole && (len(m.Query) > 0 || m.AboutOperations() || m.Method == policy.MethodText || how.protocol == policy.JSONRPC || how.protocol == policy.MCP) {
 					n++
 				}
 			}
@@ -54,8 +54,8 @@ func (l *learner) close(document []byte) error {
 	b.WriteString("# What one session used, as the narrowest policy that allows it. Read it before you\n" +
 		"# use it: a program chose these hosts and paths. What was denied is at the end, as\n# comments.\n")
 	if anyValue(l.used)+anyValue(l.denied) > 0 {
-		b.WriteString("# Values of queries, variables and arguments are not recorded: KEY: \"*\" takes every\n" +
-			"# value, and a rule for an operation takes it with any, not only with those seen.\n")
+		b.WriteString("# Values of queries, variables, arguments and messages are not recorded: KEY: \"*\" takes\n" +
+			"# every value, and a rule for an operation or a text takes any, not only those seen.\n")
 	}
 	for _, r := range sorted(l.remarks) {
 		b.WriteString("# not learned: " + event.Escape(r) + "\n")
@@ -171,7 +171,7 @@ func (v *evidence) endpoints(f flow) (out []policy.Endpoint) {
 func (r reading) endpoint(e policy.Endpoint) policy.Endpoint {
 	e.Protocol, e.Path = r.protocol, r.path
 	switch r.protocol {
-	case policy.GraphQL:
+	case policy.GraphQL, policy.WebSocket:
 		e.L7.GraphQLMaxBody = r.maxBody
 	case policy.JSONRPC:
 		e.L7.JSONRPCMaxBody = r.maxBody

@@ -80,6 +80,9 @@ func TestLearn(t *testing.T) {
 		event.Request(asks("POST", "/graphql", event.Operation{Type: "mutation", Fields: []string{"star"}}), curl, at("both.example", 443), no(rego.ReasonRequest)),
 		event.Request(asks("POST", "/graphs", event.Operation{Persisted: "00ff"}), curl, at("both.example", 443), ok),
 		event.Request(asks("GET", "/chat"), curl, at("chat.example", 443), ok),
+		event.Request(asks(policy.MethodText, "/chat"), curl, at("chat.example", 443), ok),
+		event.Request(asks("GET", "/subscribe"), curl, at("chat.example", 443), ok),
+		event.Request(asks(policy.MethodText, "/subscribe", event.Operation{Type: "subscription", Name: "News", Fields: []string{"news"}}), curl, at("chat.example", 443), ok),
 		event.Connection(event.Open, curl, at("model.local", 80), ok),
 		event.Connection(event.Refuse, curl, at("evil.example", 443), no(rego.ReasonHost)),
 		event.Connection(event.Refuse, curl, at("127.0.0.1", 80), no(rego.ReasonHost)),
@@ -93,7 +96,7 @@ func TestLearn(t *testing.T) {
 		l.event(e)
 	}
 	l.done(func(said string) {
-		if !strings.Contains(said, "values of queries, variables and arguments are not recorded, and 6 rules take any;") {
+		if !strings.Contains(said, "values of queries, variables, arguments and messages are not recorded, and 8 rules take any;") {
 			t.Errorf("said: %s", said)
 		}
 	}, []byte(learnPolicy))
@@ -120,6 +123,12 @@ func TestLearn(t *testing.T) {
 			{Host: "both.example", Ports: []uint16{443}, Protocol: policy.REST, Rules: []policy.Rule{{Allow: policy.Match{Method: "GET", Path: "/rest", QueryExact: true}}}},
 			{Host: "both.example", Ports: []uint16{443}, Protocol: policy.GraphQL, Path: "/graphql", Rules: []policy.Rule{
 				{Allow: policy.Match{Method: "POST", Path: "/graphql", QueryExact: true, OperationType: "query", OperationName: "Repo", Fields: []string{"repository", "viewer"}}}}},
+			{Host: "chat.example", Ports: []uint16{443}, Protocol: policy.WebSocket, Path: "/chat", Rules: []policy.Rule{
+				{Allow: policy.Match{Method: "GET", Path: "/chat", QueryExact: true}},
+				{Allow: policy.Match{Method: policy.MethodText, Path: "/chat", QueryExact: true}}}},
+			{Host: "chat.example", Ports: []uint16{443}, Protocol: policy.WebSocket, Path: "/subscribe", Rules: []policy.Rule{
+				{Allow: policy.Match{OperationType: "subscription", OperationName: "News", Fields: []string{"news"}}},
+				{Allow: policy.Match{Method: "GET", Path: "/subscribe", QueryExact: true}}}},
 			{Host: "mcp.example", Ports: []uint16{443}, Protocol: policy.MCP, Path: "/mcp", L7: policy.L7{MCPMaxBody: 9000, MCPLooseToolNames: true}, Rules: []policy.Rule{
 				{Allow: policy.Match{Method: "ping", Path: "/mcp", QueryExact: true}},
 				{Allow: policy.Match{Method: "tools/call", Path: "/mcp", QueryExact: true, Tool: []string{"find it"}}}}},
@@ -137,7 +146,7 @@ func TestLearn(t *testing.T) {
 		t.Errorf("used:\n%s\nwant:\n%s", text, want)
 	}
 	for _, must := range []string{`#       - host: "evil.example"`, `#           - allow: {method: "DELETE", path: "/v1/items", query: {"token": "*"}, query_exact: true}`, `path: "/v1/audited", `,
-		"# not learned: model.local:80 is a service of the host", "# not learned: 127.0.0.1:80 is this host", "# not learned: chat.example:443 has protocol: websocket",
+		"# not learned: model.local:80 is a service of the host", "# not learned: 127.0.0.1:80 is this host", "# not learned: chat.example:443: binary messages of a websocket are not in events",
 		"# not learned: silent.example:443: nothing was called at /mcp", "# not learned: mcp.example:443: a request cannot be written as a rule: POST /mcp",
 		"# not learned: mcp.example:443: a request cannot be written as a rule: POST /long", "# not learned: both.example:443: a request cannot be written as a rule: POST /graphs",
 		`#           - allow: {method: "POST", path: "/graphql", query_exact: true, operation_type: mutation, fields: ["star"]}`,

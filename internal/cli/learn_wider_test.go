@@ -26,6 +26,8 @@ network_policies:
       - {host: "*.raw.example", ports: [80, 443]}
       - {host: graphql.example, port: 443, protocol: graphql, enforcement: enforce, access: full, graphql_max_body_bytes: 1000}
       - {host: rpc.example, port: 443, protocol: json-rpc, enforcement: enforce, rules: [{allow: {method: "*"}}]}
+      - {host: socket.example, port: 443, protocol: websocket, enforcement: enforce, access: read-write}
+      - {host: subscribe.example, port: 443, protocol: websocket, enforcement: enforce, rules: [{allow: {method: GET}}, {allow: {operation_type: "*"}}]}
       - {host: mcp.example, port: 443, protocol: mcp, enforcement: enforce, mcp: {allow_all_known_mcp_methods: true}}
     binaries: [{path: "/usr/**"}]
 `
@@ -34,7 +36,7 @@ network_policies:
 type asked struct {
 	in             rego.Input
 	method, target string
-	ops            []policy.Operation // to graphql.example
+	ops            []policy.Operation // to graphql.example, or in a message to subscribe.example
 	calls          []policy.Call      // to rpc.example and mcp.example
 }
 
@@ -42,7 +44,7 @@ func genAsked(t *rapid.T) asked {
 	of := func(label string, some ...string) string { return rapid.SampledFrom(some).Draw(t, label) }
 	a := asked{in: rego.Input{Exe: of("exe", "/usr/bin/curl", "/usr/bin/git", "/usr/lib/x y/node")}}
 	a.in.Port = rapid.SampledFrom([]uint16{443, 443, 80, 8443}).Draw(t, "port")
-	a.in.Host = of("host", "a.rest.example", "b.rest.example", "a.raw.example", "graphql.example", "rpc.example", "mcp.example")
+	a.in.Host = of("host", "a.rest.example", "b.rest.example", "a.raw.example", "graphql.example", "rpc.example", "mcp.example", "socket.example", "subscribe.example")
 	if of("read", "yes", "yes", "yes", "no") == "yes" {
 		a.method = of("method", "GET", "HEAD", "POST", "DELETE", "WEIRD")
 		a.target = of("path", "/", "/a", "/a/", "/A", "/a/b", "/a%2Fb", "/a%20b", "/a*", "/a?") // the last has no query
@@ -64,8 +66,13 @@ func (a *asked) ask(of func(label string, some ...string) string) {
 	}
 	switch {
 	case a.method == "":
-	case a.in.Host == "graphql.example":
-		a.method = of("by", "GET", "POST")
+	case a.in.Host == "socket.example":
+		a.method = of("by", "GET", policy.MethodText)
+	case a.in.Host == "graphql.example", a.in.Host == "subscribe.example":
+		a.method = of("by", "GET", map[string]string{"graphql.example": "POST", "subscribe.example": policy.MethodText}[a.in.Host])
+		if a.in.Host == "subscribe.example" && a.method == "GET" {
+			break // it opens the websocket
+		}
 		several(func() {
 			o := policy.Operation{Type: of("type", "query", "mutation"), Name: of("name", "", "A", "B")}
 			several(func() { o.Fields = append(o.Fields, of("field", "x", "y", "z")) })
@@ -101,7 +108,7 @@ func (a asked) changed(t *rapid.T) asked {
 	case 2:
 		a.in.Exe = b.in.Exe
 	case 3:
-		if len(a.calls) == 0 { // they are posted
+		if len(a.calls) == 0 && (len(a.ops) == 0 || a.in.Host == "graphql.example") { // else the method says how they are sent
 			a.method = b.method
 		}
 	case 4, 5:
@@ -188,7 +195,7 @@ func TestLearn_neverWider(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range map[string]string{"rapid.seed": "1", "rapid.nofailfile": "true"} {
+	for name, value := range map[string]string{"rapid.seed": "1", "rapid.checks": "300", "rapid.nofailfile": "true"} {
 		if f := flag.Lookup(name); f.Value.String() == f.DefValue { // the same inputs in every run
 			f.Value.Set(value)
 		}
@@ -239,7 +246,7 @@ func TestLearn_neverWider(t *testing.T) {
 			n[want+" "+a.in.Host]++
 		}
 	})
-	for _, must := range []string{"no", "request", "connection", "request graphql.example", "no graphql.example", "request rpc.example", "no rpc.example", "request mcp.example", "no mcp.example"} {
+	for _, must := range []string{"no", "request", "connection", "request graphql.example", "no graphql.example", "request rpc.example", "no rpc.example", "request mcp.example", "no mcp.example", "request socket.example", "no socket.example", "request subscribe.example", "no subscribe.example"} {
 		if n[must] < 20 {
 			t.Errorf("%q was expected %d times: little was compared", must, n[must])
 		}
@@ -311,12 +318,15 @@ func expected(seen []asked, a asked) string {
 
 // parts tell of each thing that is asked for whether another request was about it.
 func (a asked) parts() (parts []func(s asked) bool) {
-	kind, _, _ := a.kind()
+	kind, req, _ := a.kind()
 	head := a
 	head.method = map[string]string{"HEAD": "GET"}[a.method] // HEAD is allowed where GET is
 	get, _, _ := head.kind()
 	alike := func(s asked) bool {
-		k, _, _ := s.kind()
+		k, seen, _ := s.kind()
+		if a.in.Host == "subscribe.example" && len(a.ops) > 0 {
+			return nameable(seen) && seen.Path == req.Path // the query is that of the GET before
+		}
 		return k == kind || k == get
 	}
 	for _, o := range a.ops {

@@ -119,8 +119,8 @@ func TestLearnedPolicy(t *testing.T) {
 	})
 }
 
-// TestLearnedOperations: what clients of GraphQL and MCP called is learned, and what
-// they were denied is not.
+// TestLearnedOperations: what clients of GraphQL, MCP and websockets called is learned,
+// and what they were denied is not.
 func TestLearnedOperations(t *testing.T) {
 	modules := peers(t)
 	inScene(t, func(t *testing.T, s *scene) {
@@ -129,15 +129,17 @@ func TestLearnedOperations(t *testing.T) {
 		copyTree(t, modules, npm)
 		s.servePeers(t, npm)
 		readers, work := s.writePolicy(t, "readers.yaml", readersPolicy), s.work(t)
-		said := func(o outcome) string { return regexp.MustCompile(`\{"error".*`).ReplaceAllString(o.out, "denied") } // by which policy differs
+		byPolicy := regexp.MustCompile(`\{"error".*|[0-9a-f]{4}: no rule of policy "\w+"`)
+		said := func(o outcome) string { return byPolicy.ReplaceAllString(o.out, "denied") }
 		run := func(policy, what string, flags ...string) outcome {
 			t.Helper()
 			args := append([]string{"run", "--mode", "platform", "--policy", policy, "--workdir", work, "--upstream-ca", filepath.Join(s.dir, "root.pem"), "--env", "HOME=" + work}, flags...)
 			return s.sallyport(t, append(args, "--", "sh", "-c", unset+"exec node "+filepath.Join(npm, "client.mjs")+" "+what+" "+allowedHost)...)
 		}
 		for what, c := range map[string]struct{ learned, other string }{
-			"graphql": {`path: "/graphql", query_exact: true, operation_type: query, operation_name: "Who", fields: ["viewer"]`, "mcp"},
-			"mcp":     {`path: "/mcp", query_exact: true, tool: "search_web"`, "graphql"},
+			"graphql":    {`path: "/graphql", query_exact: true, operation_type: query, operation_name: "Who", fields: ["viewer"]`, "mcp"},
+			"mcp":        {`path: "/mcp", query_exact: true, tool: "search_web"`, "graphql"},
+			"operations": {`- allow: {operation_type: query, fields: ["viewer"]}`, "websocket"},
 		} {
 			t.Run(what, func(t *testing.T) {
 				learned := filepath.Join(s.dir, what+".yaml")

@@ -13,6 +13,7 @@ import (
 	"github.com/coder/websocket"
 
 	"sallyport/internal/event"
+	"sallyport/internal/policy"
 )
 
 const bodiesPolicy = `      - host: api.example.com
@@ -236,6 +237,23 @@ func TestWebSocket(t *testing.T) {
 		}
 		if _, b, err := c.Read(ctx); err != nil || string(b) != text {
 			t.Errorf("%q came back as %q, %v", text, b, err)
+		}
+	}
+	for path, want := range map[string][][]event.Operation{
+		"/chat":  {nil}, // the first text that passes, and no other
+		"/graph": {{{Type: "query", Fields: []string{"viewer"}}}},
+	} {
+		var told [][]event.Operation
+		w.mu.Lock()
+		for _, e := range w.events {
+			if r := e.HTTPRequest; r != nil && e.DispositionID == event.Allowed && r.HTTPMethod == policy.MethodText && r.URL.Path == path {
+				operations, _ := e.Operations()
+				told = append(told, operations)
+			}
+		}
+		w.mu.Unlock()
+		if !reflect.DeepEqual(told, want) {
+			t.Errorf("%s: the events tell of %+v, want %+v", path, told, want)
 		}
 	}
 	if err := c.Write(ctx, websocket.MessageBinary, []byte{1}); err == nil {

@@ -41,7 +41,9 @@ type talk struct {
 	*session
 	r       *request
 	v       verdict
-	grammar string // subprotocol of GraphQL, if rules are about operations
+	where   event.Where // the server
+	grammar string      // subprotocol of GraphQL, if rules are about operations
+	said    bool        // a text message has passed; of judge's goroutine
 }
 
 // judgedTalk goes on with a websocket whose messages are judged. The answer's
@@ -51,7 +53,7 @@ func (x *session) judgedTalk(r *request, up *upstream, resp *http.Response, rd *
 	if err != nil {
 		return nil, broken(&up.verdict, err)
 	}
-	t := &talk{session: x, r: r, v: up.verdict}
+	t := &talk{session: x, r: r, v: up.verdict, where: event.Where{Host: up.verdict.host, Port: up.verdict.port, Addr: remote(up.conn)}}
 	if e := up.verdict.Endpoint; e != nil && e.ReadsOperations() {
 		t.grammar = agreed.Protocol
 		if !graphql.Subprotocol(t.grammar) {
@@ -106,8 +108,7 @@ func (t *talk) relay(client, server io.ReadWriteCloser, deflate bool) {
 	case t.live.endedBy() != "":
 		ended.Reason = t.live.endedBy()
 	}
-	where := event.Where{Host: t.v.host, Port: t.v.port}
-	t.emit(event.Ended(t.who, where, ended, stats.Server.Bytes, stats.Client.Bytes, t.now().Sub(t.live.started)))
+	t.emit(event.Ended(t.who, t.where, ended, stats.Server.Bytes, stats.Client.Bytes, t.now().Sub(t.live.started)))
 }
 
 // binary tells whether binary messages of the client pass: they cannot be read,
@@ -129,45 +130,58 @@ func (t *talk) request() policy.Request {
 func (t *talk) judge(text []byte) ([]byte, error) {
 	v := t.v
 	v.by = t.decider.Load()
-	if err := t.allow(&v, text); err != nil {
+	q, err := t.allow(&v, text)
+	if err != nil {
 		return nil, err
 	}
 	changed, err := t.middle(&v, middleware.Message{Hook: middleware.Text, Body: text})
 	if err == nil && !bytes.Equal(changed, text) {
-		err = t.allow(&v, changed) // what is sent is what was judged
+		q, err = t.allow(&v, changed) // what is sent is what was judged
 	}
-	if err != nil || t.secrets == nil {
-		return changed, err
-	}
-	text, err = t.secrets.Message(t.ctx, v.Endpoint, v.host, v.port, t.r.asURL(), true, changed)
 	if err != nil {
-		return nil, t.deny(t.request(), refusedSecret(&v, err), v.Decision)
+		return nil, err
 	}
-	return text, nil
+	if t.secrets != nil {
+		if changed, err = t.secrets.Message(t.ctx, v.Endpoint, v.host, v.port, t.r.asURL(), true, changed); err != nil {
+			return nil, t.deny(q, refusedSecret(&v, err), v.Decision)
+		}
+	}
+	t.passed(&v, q)
+	return changed, nil
 }
 
-// allow asks the rules about a text message.
-func (t *talk) allow(v *verdict, text []byte) error {
-	q := t.request()
-	judged := v.Endpoint != nil && v.Endpoint.Protocol != policy.Raw
+// passed tells of each message with operations and of the first other one that a rule
+// was asked about, and of each that only audit lets pass.
+func (t *talk) passed(v *verdict, q policy.Request) {
+	first := !t.said
+	t.said = true
+	if t.events == nil || !t.judges(v, q) || !v.Audited && (!t.allowed || len(q.Operations) == 0 && !first) {
+		return
+	}
+	t.emit(event.Request(t.intent(q).http(0), t.who, t.where, v.event()))
+}
+
+// judges says whether rules are asked about a message: not where no rule reads them,
+// nor, of GraphQL, about one that runs nothing.
+func (t *talk) judges(v *verdict, q policy.Request) bool {
+	return v.Endpoint != nil && v.Endpoint.Protocol != policy.Raw && (t.grammar == "" || len(q.Operations) > 0)
+}
+
+// allow asks the rules about a text message, and returns what they were asked.
+func (t *talk) allow(v *verdict, text []byte) (q policy.Request, err error) {
+	q = t.request()
 	if t.grammar != "" {
-		var err error
 		if q.Operations, err = graphql.ReadMessage(t.grammar, text, graphql.Options{MaxBody: v.Endpoint.L7.GraphQLMaxBody}); err != nil {
-			return t.deny(q, understood(err), v.Decision)
+			return q, t.deny(q, understood(err), v.Decision)
 		}
-		judged = len(q.Operations) > 0 // else it runs nothing
 	}
-	if !judged {
-		return nil
+	if !t.judges(v, q) {
+		return q, nil
 	}
-	d, no := t.rule(v, q)
-	if no != nil {
-		return t.deny(q, no, d)
+	if d, no := t.rule(v, q); no != nil {
+		return q, t.deny(q, no, d)
 	}
-	if d.Audited {
-		t.emit(event.Request(t.intent(q).http(0), t.who, event.Where{Host: v.host, Port: v.port}, v.event()))
-	}
-	return nil
+	return q, nil
 }
 
 // answers is what happens to messages of the server; nil if nothing does.
