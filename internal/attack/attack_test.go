@@ -100,7 +100,7 @@ func suiteAsNobody(t *testing.T) {
 	if err := copyFile(self, exe); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestSuite$", "-test.v", "-test.timeout=6m",
+	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestSuite$", "-test.v", "-test.timeout=15m",
 		"-races="+strconv.Itoa(*races), "-only="+*only)
 	cmd.Dir, cmd.Env = "/", append(os.Environ(), asNobody+"=1")
 	out, err := cmd.CombinedOutput()

@@ -101,7 +101,7 @@ func (c Case) stoppedBy(errno string) (Wall, bool) {
 }
 
 // defaultLimit is how long a case may take on each side.
-const defaultLimit = time.Minute
+const defaultLimit = 3 * time.Minute
 
 func (c Case) patience(races int) time.Duration {
 	if c.raced {

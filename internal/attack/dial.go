@@ -29,7 +29,7 @@ func dial(args []string) int {
 	if inherited {
 		c, err = net.FileConn(os.NewFile(3, "proxy"))
 	} else {
-		c, err = net.DialTimeout("tcp", args[0], 3*time.Second)
+		c, err = net.DialTimeout("tcp", args[0], answerLimit)
 	}
 	if err != nil {
 		fmt.Println(wordClosed, err)
@@ -42,7 +42,7 @@ func dial(args []string) int {
 
 // askOrigin asks for a tunnel to the origin and for its page.
 func askOrigin(c net.Conn, to string) string {
-	c.SetDeadline(time.Now().Add(4 * time.Second))
+	c.SetDeadline(time.Now().Add(answerLimit))
 	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", to, to)
 	b := make([]byte, 4096)
 	n, err := c.Read(b)

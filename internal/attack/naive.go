@@ -73,7 +73,7 @@ func (n *naive) request(c net.Conn, r *bufio.Reader) (again bool) {
 	if !strings.HasSuffix(strings.Join(head, ""), "\n\r\n") {
 		io.WriteString(up, "\r\n\r\n")
 	}
-	up.SetReadDeadline(time.Now().Add(3 * time.Second))
+	up.SetReadDeadline(time.Now().Add(answerLimit))
 	io.Copy(c, up)
 	return true
 }
@@ -132,7 +132,7 @@ func (n *naive) dial(authority string) (net.Conn, error) {
 		authority = authority[:i]
 	}
 	if to, known := n.names[strings.ToLower(authority)]; known {
-		return net.DialTimeout("tcp", to, time.Second)
+		return net.DialTimeout("tcp", to, answerLimit)
 	}
 	i := strings.LastIndex(authority, ":")
 	if i < 0 {
@@ -158,7 +158,7 @@ func (n *naive) dial(authority string) (net.Conn, error) {
 	if a = a.Unmap(); !a.IsLoopback() && !a.IsUnspecified() {
 		return nil, errors.New("not of this host")
 	}
-	return net.DialTimeout("tcp", net.JoinHostPort(a.String(), port), time.Second)
+	return net.DialTimeout("tcp", net.JoinHostPort(a.String(), port), answerLimit)
 }
 
 // oldNumbers reads an IPv4 address as inet_aton(3) does.

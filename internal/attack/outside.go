@@ -30,7 +30,7 @@ func victimHeard(s *scene, question string) string {
 	}
 	// A signal that the kernel sends is on its way when the call returns; how long
 	// the victim takes to say so is a matter of how busy the host is.
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(answerLimit); time.Now().Before(end); {
 		if heard := s.victim.signals(); len(heard) > 0 {
 			var names []string
 			for _, h := range heard {
@@ -57,7 +57,7 @@ func killSupervisor(s *scene, _ string) string {
 
 // strangerAsks uses the proxy from here, which is outside of the sandbox.
 func strangerAsks(s *scene, how string) string {
-	c, err := net.DialTimeout("tcp", s.proxyNow(), time.Second)
+	c, err := net.DialTimeout("tcp", s.proxyNow(), answerLimit)
 	if err != nil {
 		return wordClosed + " " + err.Error()
 	}
@@ -65,7 +65,7 @@ func strangerAsks(s *scene, how string) string {
 	if how == "connect" {
 		return askOrigin(c, s.spec.Origin)
 	}
-	c.SetDeadline(time.Now().Add(3 * time.Second))
+	c.SetDeadline(time.Now().Add(answerLimit))
 	if _, err := c.Write([]byte("GET http://" + s.spec.Origin + "/ HTTP/1.1\r\nHost: " + s.spec.Origin + "\r\n\r\n")); err != nil {
 		return wordClosed
 	}

@@ -90,7 +90,7 @@ func drive(path string) int {
 		}
 	}
 	for _, t := range spec.Twins {
-		run(spec, "twin "+t, 5*time.Second, "twin", path, t)
+		run(spec, "twin "+t, defaultLimit, "twin", path, t)
 	}
 	for _, c := range Cases() {
 		for _, name := range spec.Cases {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,7 +14,9 @@ import (
 
 // exchange sends bytes to the proxy on a new connection and reads what comes
 // until it is quiet or over.
-func (a *agent) exchange(request string) ([]byte, error) {
+func (a *agent) exchange(request string) ([]byte, error) { return a.exchangeUntil(request, whole) }
+
+func (a *agent) exchangeUntil(request string, enough func([]byte) bool) ([]byte, error) {
 	fd, err := a.toProxy()
 	if err != nil {
 		return nil, err
@@ -22,7 +25,7 @@ func (a *agent) exchange(request string) ([]byte, error) {
 	if err := writeAll(fd, []byte(request)); err != nil {
 		return nil, &refusal{wordClosed, err.Error()}
 	}
-	return a.answer(fd, 4*time.Second), nil
+	return a.answers(fd, answerLimit, enough), nil
 }
 
 func (a *agent) toProxy() (int, error) {
@@ -51,13 +54,20 @@ func writeAll(fd int, b []byte) error {
 	return nil
 }
 
-// answer reads until the other end closes, or has been quiet for a moment after
-// its first byte.
-func (a *agent) answer(fd int, limit time.Duration) []byte {
+// answer reads until the other end closes, or has been quiet for a moment behind a
+// whole answer.
+func (a *agent) answer(fd int, limit time.Duration) []byte { return a.answers(fd, limit, whole) }
+
+// answers is answer for somebody who knows when enough has come.
+func (a *agent) answers(fd int, limit time.Duration, enough func([]byte) bool) []byte {
 	var out []byte
 	b := make([]byte, 4096)
 	for {
-		if err := wait(fd, unix.POLLIN, limit); err != nil {
+		quiet := limit
+		if len(out) > 0 && enough(out) {
+			quiet = 60 * time.Millisecond
+		}
+		if err := wait(fd, unix.POLLIN, quiet); err != nil {
 			return out
 		}
 		n, err := unix.Read(fd, b)
@@ -68,9 +78,28 @@ func (a *agent) answer(fd int, limit time.Duration) []byte {
 			return out
 		}
 		out = append(out, b[:n]...)
-		limit = 60 * time.Millisecond
 	}
 }
+
+// whole says whether the last response in b is all there, as far as its length is
+// said. What is no response is whole.
+func whole(b []byte) bool {
+	for bytes.HasPrefix(b, []byte("HTTP/1.")) {
+		head, rest, found := bytes.Cut(b, []byte("\r\n\r\n"))
+		length := contentLength.FindSubmatch(head)
+		if !found || length == nil {
+			return found
+		}
+		n, err := strconv.Atoi(string(length[1]))
+		if err != nil || n > len(rest) {
+			return err != nil
+		}
+		b = rest[n:]
+	}
+	return true
+}
+
+var contentLength = regexp.MustCompile(`(?i)\r\nContent-Length: *([0-9]+)`)
 
 // statusLine is the start of a response.
 var statusLine = regexp.MustCompile(`HTTP/1\.[01] ([0-9]{3})`)
@@ -125,7 +154,7 @@ func (a *agent) connectMethod(fd int, authority string) error {
 	if err := writeAll(fd, []byte("CONNECT "+authority+" HTTP/1.1\r\nHost: "+authority+"\r\n\r\n")); err != nil {
 		return &refusal{wordClosed, err.Error()}
 	}
-	b := a.answer(fd, 4*time.Second)
+	b := a.answer(fd, answerLimit)
 	if s := status(b); s != wordHTTP+"200" {
 		return &refusal{s, reason(b)}
 	}

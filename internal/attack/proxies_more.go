@@ -95,20 +95,22 @@ func keptAlive(a *agent) {
 			}
 			defer unix.Close(fd)
 			writeAll(fd, []byte(allowed))
-			if b := a.answer(fd, 4*time.Second); !bytes.Contains(b, []byte(originPage)) {
+			if b := a.answer(fd, answerLimit); !bytes.Contains(b, []byte(originPage)) {
 				return faultf("the allowed request was answered with %s", status(b))
 			}
 			if err := writeAll(fd, []byte(second)); err != nil {
 				return &refusal{wordClosed, err.Error()}
 			}
-			b := a.answer(fd, 4*time.Second)
+			b := a.answer(fd, answerLimit)
 			if bytes.Contains(b, []byte(greeting)) {
 				return nil
 			}
 			return &refusal{status(b), reason(b)}
 		})
 		a.try(name+"_pipelined", func() error {
-			b, err := a.exchange(allowed + second)
+			b, err := a.exchangeUntil(allowed+second, func(b []byte) bool {
+				return bytes.Contains(b, []byte(greeting)) || a.Inside && whole(b) && len(statusLine.FindAll(b, -1)) > 1
+			})
 			if err != nil {
 				return err
 			}
@@ -171,7 +173,7 @@ func capturedNames(a *agent) {
 				return &refusal{wordClosed, err.Error()}
 			}
 			writeAll(fd, []byte(request))
-			b := a.answer(fd, 4*time.Second)
+			b := a.answer(fd, answerLimit)
 			if bytes.Contains(b, []byte(greeting)) {
 				return nil
 			}

@@ -161,7 +161,7 @@ func connectRaceShared(a *agent) {
 		a.try("process", func() error { return faultf("starting the other process: %w", err) })
 		return
 	}
-	for end := time.Now().Add(3 * time.Second); atomic.LoadUint64(word(mem)) != first8(bad) && time.Now().Before(end); {
+	for end := time.Now().Add(answerLimit); atomic.LoadUint64(word(mem)) != first8(bad) && time.Now().Before(end); {
 		runtime.Gosched() // until the other process has begun
 	}
 	a.race("process", func() error { return a.racedConnect(addressOf(mem), bad) })

@@ -88,7 +88,7 @@ func (a *agent) connected(fd int, sa []byte) error {
 	if err != unix.EINPROGRESS {
 		return err
 	}
-	if err := wait(fd, unix.POLLOUT, 2*time.Second); err != nil {
+	if err := wait(fd, unix.POLLOUT, answerLimit); err != nil {
 		return err
 	}
 	e, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)

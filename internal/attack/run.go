@@ -22,8 +22,9 @@ import (
 	"sallyport/internal/policy"
 )
 
-// afterlife is how long processes of a sandbox may be seen after its end.
-const afterlife = time.Second
+// afterlife is how long processes of a sandbox may be seen after its end. They are
+// killed with it; how long that takes is a matter of how busy the host is.
+const afterlife = 30 * time.Second
 
 // runner runs the cases of a scene, unsandboxed or in a sandbox, and keeps what
 // is known of each.
@@ -283,7 +284,7 @@ func (r *runner) answer(l line) {
 		return
 	}
 	path := filepath.Join(r.spec.Workdir, rendezvous(l.Case))
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(answerLimit); time.Now().Before(end); {
 		// Without a reader this is ENXIO: a case that has died must not hold
 		// everything up.
 		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)

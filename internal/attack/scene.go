@@ -347,7 +347,7 @@ func (p *preyProcess) settle() {
 	fmt.Fprintln(p.in, "settle")
 	select {
 	case <-p.lines:
-	case <-time.After(time.Second):
+	case <-time.After(answerLimit):
 	}
 }
 

@@ -49,7 +49,7 @@ func epollTwin(a *agent) error {
 	if err := a.connect(fd, sockaddr(parse(a.Proxy))); err != nil && err != unix.EINPROGRESS {
 		return err
 	}
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(answerLimit); time.Now().Before(end); {
 		n, err := unix.EpollWait(ep, make([]unix.EpollEvent, 1), 500)
 		if err != nil && err != unix.EINTR {
 			return err

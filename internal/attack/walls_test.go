@@ -30,3 +30,16 @@ func TestEachWallIsMissed(t *testing.T) {
 		})
 	}
 }
+
+// An answer that comes in parts is read to its end, however long that takes.
+func TestWhole(t *testing.T) {
+	const one = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+	for b, want := range map[string]bool{
+		"HTTP/1.1 200 OK\r\nContent-Le": false, one: false, one + "pag": false, one + "page": true, one + "page" + one: false, one + "page" + one + "page": true,
+		"HTTP/1.1 200 OK\r\n\r\n": true, one + "page" + greeting: true, greeting: true,
+	} {
+		if got := whole([]byte(b)); got != want {
+			t.Errorf("whole(%q) = %v, want %v", b, got, want)
+		}
+	}
+}
