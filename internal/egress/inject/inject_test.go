@@ -79,6 +79,7 @@ func TestApply(t *testing.T) {
 		{name: "body that is gzip", first: "POST https://api.example/v1/x", headers: []string{"Content-Type: text/plain", "Content-Encoding: gzip"}, body: ph, ep: body, code: Misplaced},
 		{name: "body of no known type", first: "POST https://api.example/v1/x", headers: []string{"Content-Type: application/octet-stream"}, body: ph, ep: body, code: Misplaced},
 		{name: "body too long", first: "POST https://api.example/v1/x", headers: []string{"Content-Type: text/plain"}, body: strings.Repeat("x", maxBody+1), ep: body, code: Misplaced},
+		{name: "body as long as may be", first: "POST https://api.example/v1/x", headers: []string{"Content-Type: text/plain"}, body: strings.Repeat("x", maxBody-len(ph)) + ph, ep: body, want: "x" + canary},
 		{name: "body on its way to another path", first: "POST https://api.example/v2/x", headers: []string{"Content-Type: text/plain"}, body: ph, ep: body, code: Unbound},
 	} {
 		t.Run(c.name, func(t *testing.T) {

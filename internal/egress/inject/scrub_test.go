@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -164,6 +165,56 @@ func TestScrubOldSecret(t *testing.T) {
 	}
 	if got, _ := io.ReadAll(resp.Body); strings.Trim(string(got), "* ") != "" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestOldSecretsAreBounded: however often a secret changes, the last ones alone are looked for.
+func TestOldSecretsAreBounded(t *testing.T) {
+	src := &held{value: canary}
+	in := injector(t, credential(src))
+	each := len(forms("ghp_Secret000"))
+	for i := range 10 * keptForms {
+		src.value = fmt.Sprintf("ghp_Secret%03d", i)
+		if err := in.Authorize(t.Context(), "forge", http.Header{}); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(in.found[in.creds[0]].forms); n > keptForms {
+			t.Fatalf("%d forms are kept after %d secrets, the bound is %d", n, i+1, keptForms)
+		}
+	}
+	last := 10*keptForms - 1
+	for i, want := range map[int]bool{last: true, last - keptForms/each + 1: true, last - 2*keptForms/each: false} {
+		text := fmt.Sprintf("ghp_Secret%03d", i)
+		resp := answer(200, strings.NewReader(text))
+		if err := in.Scrub(endpoint(nil), "api.example", 443, resp); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(resp.Body); err != nil || (string(got) == stars(len(text))) != want {
+			t.Errorf("%s became %q, %v; looked for: %v", text, got, err, want)
+		}
+	}
+}
+
+// TestScrubBomb: an answer of some kilobytes that is hundreds of megabytes costs a buffer.
+func TestScrubBomb(t *testing.T) {
+	const size = 256 << 20
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	for range size >> 20 {
+		z.Write(make([]byte, 1<<20))
+	}
+	z.Close()
+	in := injector(t, credential(&held{value: canary}))
+	resp := answer(200, &zipped, "Content-Encoding: gzip")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if err := in.Scrub(endpoint(nil), "api.example", 443, resp); err != nil {
+		t.Fatal(err)
+	}
+	n, err := io.Copy(io.Discard, resp.Body)
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; n != size || err != nil || used > 4<<20 {
+		t.Errorf("%d bytes of %d, %v, made %d bytes of garbage, want less than 4 MiB", n, size, err, used)
 	}
 }
 

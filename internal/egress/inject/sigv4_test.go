@@ -151,7 +151,7 @@ func TestSignToken(t *testing.T) {
 }
 
 func TestSignPayload(t *testing.T) {
-	hash := hashOf([]byte("x"))
+	hash, long := hashOf([]byte("x")), strings.Repeat("x", maxSigned)
 	for _, c := range []struct{ name, mode, given, body, want string }{
 		{"hash of the client", "sigv4", hash, "x", hash},
 		{"unsigned", "sigv4", "UNSIGNED-PAYLOAD", "x", "UNSIGNED-PAYLOAD"},
@@ -160,7 +160,8 @@ func TestSignPayload(t *testing.T) {
 		{"always", "sigv4:body", "UNSIGNED-PAYLOAD", "x", hash},
 		{"chunks", "sigv4", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "x", ""},
 		{"unknown", "sigv4", "whatever", "x", ""},
-		{"too long", "sigv4:body", "", strings.Repeat("x", maxSigned+1), ""},
+		{"as long as may be", "sigv4:body", hash, long, hashOf([]byte(long))},
+		{"too long", "sigv4:body", "", long + "x", ""},
 	} {
 		r := outgoing(t, "PUT https://example.amazonaws.com/k", c.body, signedBy(idPH, "20150830/us-east-1/service/aws4_request", "host"))
 		if c.given != "" {

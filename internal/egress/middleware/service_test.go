@@ -1,27 +1,32 @@
 package middleware
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	middlewarev1 "sallyport/api/middleware/v1"
 	"sallyport/api/middleware/v1/middlewarev1connect"
+	"sallyport/internal/policy"
 )
 
 // scanner is a service as somebody would write one.
 type scanner struct {
 	middlewarev1connect.UnimplementedMiddlewareServiceHandler
 	hooks   []middlewarev1.Hook
+	most    int64 // bytes of a body; 1000 if 0
 	invalid string
 	answer  *middlewarev1.EvaluateHttpRequestResponse
 	text    *middlewarev1.EvaluateWebSocketMessageResponse
@@ -33,7 +38,7 @@ type scanner struct {
 
 func (s *scanner) Describe(context.Context, *middlewarev1.DescribeRequest) (*middlewarev1.DescribeResponse, error) {
 	s.asked.Add(1)
-	return &middlewarev1.DescribeResponse{Name: "scanner", Hooks: s.hooks, MaxBodyBytes: 1000}, nil
+	return &middlewarev1.DescribeResponse{Name: "scanner", Hooks: s.hooks, MaxBodyBytes: cmp.Or(s.most, 1000)}, nil
 }
 
 func (s *scanner) ValidateConfig(_ context.Context, r *middlewarev1.ValidateConfigRequest) (*middlewarev1.ValidateConfigResponse, error) {
@@ -117,10 +122,10 @@ func TestServiceAllows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(http.Header{"Content-Type": {"text/plain"}, "X-Scanned": {"1", "2"}}, m.Header); diff != "" || string(m.Body) != "other" {
+	if diff := gocmp.Diff(http.Header{"Content-Type": {"text/plain"}, "X-Scanned": {"1", "2"}}, m.Header); diff != "" || string(m.Body) != "other" {
 		t.Errorf("body %q, headers differ (-want +got):\n%s", m.Body, diff)
 	}
-	if diff := cmp.Diff([]Finding{{"m", "seen", "a [31mb"}}, found); diff != "" {
+	if diff := gocmp.Diff([]Finding{{"m", "seen", "a [31mb"}}, found); diff != "" {
 		t.Errorf("findings (-want +got):\n%s", diff)
 	}
 	got := <-s.got
@@ -179,18 +184,129 @@ func TestServiceHooks(t *testing.T) {
 	}
 }
 
+func removing(n int) *middlewarev1.EvaluateHttpRequestResponse {
+	c := &middlewarev1.Change{}
+	for i := range n {
+		c.Remove = append(c.Remove, fmt.Sprintf("X-%d", i))
+	}
+	return allowing(c)
+}
+
+func finding(n, long int) *middlewarev1.EvaluateHttpRequestResponse {
+	a := allowing(nil)
+	for range n {
+		a.Findings = append(a.Findings, &middlewarev1.Finding{Title: strings.Repeat("x", long)})
+	}
+	return a
+}
+
+// TestServiceWithinBounds: what is just below each bound of TestServiceFails passes, and is what comes of the message.
+func TestServiceWithinBounds(t *testing.T) {
+	set := func(name, value string) *middlewarev1.EvaluateHttpRequestResponse {
+		return allowing(&middlewarev1.Change{Set: []*middlewarev1.Header{{Name: name, Value: value}}})
+	}
+	long, name := strings.Repeat("x", 8<<10), "X"+strings.Repeat("a", 127)
+	for _, c := range []struct {
+		name string
+		s    *scanner
+		ok   func(m *Message, found []Finding) bool
+	}{
+		{"changes", &scanner{answer: removing(maxChanges)}, func(m *Message, _ []Finding) bool { return m.Header.Get("X-63") == "" }},
+		{"findings", &scanner{answer: finding(maxFindings, 1)}, func(_ *Message, f []Finding) bool { return len(f) == maxFindings }},
+		{"text", &scanner{answer: finding(1, maxText)}, func(_ *Message, f []Finding) bool { return f[0].Title == strings.Repeat("x", maxText) }},
+		{"longer text, which is cut", &scanner{answer: finding(1, 100*maxText)}, func(_ *Message, f []Finding) bool { return f[0].Title == strings.Repeat("x", maxText)+"…" }},
+		{"header", &scanner{answer: set("X-A", long)}, func(m *Message, _ []Finding) bool { return m.Header.Get("X-A") == long }},
+		{"name of a header", &scanner{answer: set(name, "1")}, func(m *Message, _ []Finding) bool { return m.Header.Get(name) == "1" }},
+		{"bodies", &scanner{most: maxBody, answer: allowing(&middlewarev1.Change{Body: make([]byte, maxBody)})}, func(m *Message, _ []Finding) bool { return len(m.Body) == maxBody }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := request("body")
+			m.Header.Set("X-63", "x")
+			if found, err := c.s.serve(t, "").Run(t.Context(), m); err != nil || !c.ok(m, found) {
+				t.Errorf("Run = %d findings, %v, a body of %d", len(found), err, len(m.Body))
+			}
+		})
+	}
+}
+
+// TestServiceIsShownFewHeaders: of an answer with one too many the service hears nothing.
+func TestServiceIsShownFewHeaders(t *testing.T) {
+	s := &scanner{}
+	st := s.serve(t, "")
+	for n, want := range map[int]string{maxHeaders: "not for you", maxHeaders + 1: "257 headers"} {
+		m := &Message{Hook: Response, Status: n, Header: http.Header{}}
+		for i := range n {
+			m.Header.Add("X", fmt.Sprint(i))
+		}
+		_, err := st.Run(t.Context(), m)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Run with %d headers = %v, want %q", n, err, want)
+		}
+	}
+	if <-s.status != maxHeaders || len(s.status) != 0 {
+		t.Error("the service was asked about more than it is shown")
+	}
+}
+
+// stuck is a middleware that takes its time.
+type stuck struct{ takes time.Duration }
+
+func (s stuck) limit(context.Context, Hook) (int64, error) { return 100, nil }
+func (s stuck) close()                                     {}
+func (s stuck) handle(ctx context.Context, _ *Message) ([]Finding, error) {
+	select {
+	case <-time.After(s.takes):
+		return nil, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestTimes are the bounds of time, on a clock that does not wait: what takes just less passes.
+func TestTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, last := range []time.Duration{chainTime/2 - 1, chainTime/2 + 1} {
+			for _, open := range []bool{false, true} {
+				var s Stages
+				for _, takes := range []time.Duration{chainTime / 2, last} {
+					s = append(s, &stage{policy.Middleware{Key: "m", FailOpen: open}, stuck{takes}})
+				}
+				began := time.Now()
+				_, err := s.Run(t.Context(), request("x"))
+				if (err == nil) != (last < chainTime/2) || time.Since(began) > chainTime {
+					t.Errorf("all together %v, fail_open %v: Run = %v after %v", chainTime/2+last, open, err, time.Since(began))
+				}
+			}
+		}
+		// A service that takes the connection and then says nothing.
+		h, err := newService(&policy.Service{Address: "http://127.0.0.1:1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.close()
+		h.http.DialContext = func(context.Context, string, string) (net.Conn, error) {
+			client, c := net.Pipe()
+			t.Cleanup(func() { c.Close() })
+			go io.Copy(io.Discard, c)
+			return client, nil
+		}
+		if h.timeout != callTime {
+			t.Errorf("a call may take %v, want the default", h.timeout)
+		}
+		for _, c := range []struct{ wait, takes time.Duration }{{0, connectTime}, {retryTime - 1, 0}, {1, connectTime}} {
+			time.Sleep(c.wait) // of the bubble's clock
+			began := time.Now()
+			if _, err := h.limit(t.Context(), Request); err == nil || time.Since(began) != c.takes {
+				t.Errorf("after %v more: %v after %v, want an error after %v", c.wait, err, time.Since(began), c.takes)
+			}
+		}
+	})
+}
+
 // TestServiceFails: whatever a service does wrong, the message does not pass; with fail_open it passes as it was.
 func TestServiceFails(t *testing.T) {
 	header := func(name, value string) *middlewarev1.Change {
 		return &middlewarev1.Change{Set: []*middlewarev1.Header{{Name: "X-Good", Value: "1"}, {Name: name, Value: value}}, Body: bytesOf("other")}
-	}
-	many := &middlewarev1.Change{}
-	for i := range 65 {
-		many.Remove = append(many.Remove, fmt.Sprintf("X-%d", i))
-	}
-	findings := allowing(nil)
-	for range 33 {
-		findings.Findings = append(findings.Findings, &middlewarev1.Finding{Title: "x"})
 	}
 	for _, c := range []struct {
 		name string
@@ -209,8 +325,12 @@ func TestServiceFails(t *testing.T) {
 		{"underscore", &scanner{answer: allowing(header("Content_Length", "1"))}, "Content_length"},
 		{"line end in a value", &scanner{answer: allowing(header("X-A", "1\r\nX-B: 2"))}, "X-A"},
 		{"removes the host", &scanner{answer: allowing(&middlewarev1.Change{Remove: []string{"host"}})}, "Host"},
-		{"many changes", &scanner{answer: allowing(many)}, "65 headers"},
-		{"many findings", &scanner{answer: findings}, "33 findings"},
+		{"many changes", &scanner{answer: removing(maxChanges + 1)}, "65 headers"},
+		{"many findings", &scanner{answer: finding(maxFindings+1, 1)}, "33 findings"},
+		{"long header", &scanner{answer: allowing(header("X-A", strings.Repeat("x", 8<<10+1)))}, "X-A"},
+		{"long name of a header", &scanner{answer: allowing(header("X"+strings.Repeat("a", 128), "1"))}, "Xaaa"},
+		{"wants large bodies", &scanner{most: maxBody + 1}, "expected at most"},
+		{"wants less than nothing", &scanner{most: -1}, "expected at most"},
 		{"large body", &scanner{answer: allowing(&middlewarev1.Change{Body: make([]byte, maxBody+1)})}, "expected at most"},
 		{"enormous body", &scanner{answer: allowing(&middlewarev1.Change{Body: make([]byte, maxBody+envelope)})}, "resource_exhausted"},
 	} {

@@ -189,7 +189,9 @@ const boundsPolicy = `      - {host: api.example.com, port: 443, protocol: rest,
       - {host: api.example.com, port: 443, protocol: json-rpc, path: /rpc, enforcement: enforce, json_rpc: {max_body_bytes: 32768}, rules: [{allow: {method: "*"}}]}
       - {host: api.example.com, port: 443, protocol: mcp, path: /mcp, enforcement: enforce, rules: [{allow: {method: ping}}, {allow: {method: tools/call}}]}
       - {host: api.example.com, port: 443, protocol: graphql, path: /graphql, enforcement: enforce, access: read-only}
-      - {host: api.example.com, port: 443, protocol: graphql, path: /small, enforcement: enforce, access: read-only, graphql_max_body_bytes: 1024}`
+      - {host: api.example.com, port: 443, protocol: graphql, path: /small, enforcement: enforce, access: read-only, graphql_max_body_bytes: 1024}
+      - {host: api.example.com, port: 443, protocol: rest, path: /rewrite, access: full, enforcement: enforce, request_body_credential_rewrite: true}
+      - {host: api.example.com, port: 443, protocol: rest, path: /sign, access: full, enforcement: enforce, credential_signing: "sigv4:body", signing_service: s3}`
 
 // The bound of a head and of a body in TestBounds, and how many times that is
 // sent. memory is how many times it may be allocated meanwhile, and kept; for a body
@@ -266,6 +268,8 @@ var bounds = []struct {
 	{"requests of a batch", batch("/graphql", `{"query":"{a}"}`, 17), batch("/graphql", `{"query":"{a}"}`, 16), none, 413, "body_too_large", ""},
 	{"levels of GraphQL", graph(repeat("{a", 129) + repeat("}", 129)), graph(repeat("{a", 128) + repeat("}", 128)), none, 413, "body_too_large", ""},
 	{"tokens of GraphQL", graph("{" + repeat("a ", 20000) + "}"), graph("{" + repeat("a ", 19000) + "}"), none, 413, "body_too_large", ""},
+	{"body for placeholders", post("/rewrite", pad(256<<10+1)), post("/rewrite", pad(256<<10)), none, 413, "body_too_large", ""},
+	{"body to be signed", post("/sign", pad(10<<20+1)), post("/sign", pad(400<<10)), none, 413, "body_too_large", ""},
 	{"GraphQL in a URL", ask{method: "GET", path: "/small?query=%7Ba%7D&x=" + pad(1024)}, ask{method: "GET", path: "/small?query=%7Ba%7D&x=" + pad(1000)}, none, 413, "body_too_large", ""},
 }
 
@@ -293,7 +297,7 @@ func TestBounds(t *testing.T) {
 	for _, c := range bounds {
 		t.Run(c.why, func(t *testing.T) {
 			versions(t, func(t *testing.T, h2 bool) {
-				w, own := inspecting(t, policyOf(t, boundsPolicy), func(o *Options) { c.limits(&o.Limits) })
+				w, own := inspecting(t, policyOf(t, boundsPolicy), func(o *Options) { c.limits(&o.Limits); o.Secrets = vault{} })
 				var got seen
 				w.secureWeb(h2, got.recording, "api.example.com:443")
 				status, reason, end := c.status, c.reason, "closed"

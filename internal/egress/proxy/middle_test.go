@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -128,9 +129,34 @@ func TestMiddlewareRefuses(t *testing.T) {
 				if resp.StatusCode != c.status || !strings.Contains(b, `"`+c.code+`"`) || len(got.all()) != 0 {
 					t.Errorf("status %s %s, want %d %s; the server got %q", resp.Status, b, c.status, c.code, got.all())
 				}
+				if told := w.told(); !slices.Equal(told, []string{c.code + " Blocked"}) {
+					t.Errorf("events %q, want %s", told, c.code)
+				}
 			})
 		}
 	}
+}
+
+// TestBodyThatPassedUnseen: what a middleware let through, because it failed open, is bounded and charged all the same
+// where placeholders are looked for in it.
+func TestBodyThatPassedUnseen(t *testing.T) {
+	const rewriting = `      - {host: api.example.com, port: 443, protocol: rest, access: full, enforcement: enforce, request_body_credential_rewrite: true}`
+	w, own := inspecting(t, policyWith(t, rewriting, redactor("on_error: fail_open, config: {max_body_bytes: 100}")), func(o *Options) { o.Secrets = vault{} })
+	var got seen
+	w.secureWeb(false, func(_ http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		got.add("%d, %d held", n, w.server.held.Load())
+	}, "api.example.com:443")
+	for size, want := range map[int]int{256 << 10: 200, 256<<10 + 1: 413} {
+		resp, err := w.client(own, false).Post("https://api.example.com/", "text/plain", struct{ io.Reader }{strings.NewReader(strings.Repeat("x", size))})
+		if b := body(t, resp, err); resp.StatusCode != want {
+			t.Errorf("%d bytes: %s %s, want %d", size, resp.Status, b, want)
+		}
+	}
+	if want := fmt.Sprintf("%d, %d held", 256<<10, 256<<10+100); len(got.all()) != 1 || got.all()[0] != want {
+		t.Errorf("the server got %q, want %s", got.all(), want)
+	}
+	w.eventually("nothing is held", func() bool { return w.server.held.Load() == 0 })
 }
 
 // TestChangedRequestIsJudgedAgain: what a middleware makes of a request is what rules are asked about.
