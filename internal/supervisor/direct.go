@@ -219,7 +219,7 @@ func (s *directs) over(d *direct, n sockdiag.Count) {
 	s.drop(d)
 	if !d.told {
 		d.told = true
-		if n.In+n.Out == 0 {
+		if !n.Made && n.In+n.Out == 0 {
 			d.Fail(d.remote.Addr(), errNotMade)
 			return
 		}

@@ -20,10 +20,12 @@ type End struct {
 
 // Count is the bytes that a connection has received and sent. Known is false where
 // the kernel does not tell, or the socket was reset, which clears its counters. An
-// end of the peer counts as a byte.
+// end of the peer counts as a byte. Made is true if the other end has accepted the
+// connection, whether it has carried a byte or not.
 type Count struct {
 	In, Out int64
 	Known   bool
+	Made    bool
 }
 
 // Ends hears of every TCP socket of this network namespace that the kernel gives
@@ -75,7 +77,8 @@ func (e *Ends) Close() error { return e.f.Close() }
 // The attribute with struct tcp_info (INET_DIAG_INFO), and places in that, linux/tcp.h.
 const (
 	infoAttr        = 2
-	remoteAt        = 6 // id.idiag_dport of struct inet_diag_msg
+	remoteAt        = 6   // id.idiag_dport of struct inet_diag_msg
+	bytesAckedAt    = 120 // the SYN is one of them
 	bytesReceivedAt = 128
 	bytesSentAt     = 200 // Linux 4.19
 	bytesAgainAt    = 208 // tcpi_bytes_retrans
@@ -103,7 +106,10 @@ func count(m []byte) Count {
 			break
 		}
 		if info := a[unix.SizeofRtAttr:size]; typ == infoAttr && len(info) >= bytesAgainAt+8 {
-			return Count{int64(e.Uint64(info[bytesReceivedAt:])), int64(e.Uint64(info[bytesSentAt:]) - e.Uint64(info[bytesAgainAt:])), true}
+			return Count{
+				In: int64(e.Uint64(info[bytesReceivedAt:])), Out: int64(e.Uint64(info[bytesSentAt:]) - e.Uint64(info[bytesAgainAt:])),
+				Known: true, Made: e.Uint64(info[bytesAckedAt:]) > 0,
+			}
 		}
 		a = a[min(len(a), (size+3)&^3):]
 	}

@@ -53,7 +53,7 @@ func TestConnection(t *testing.T) {
 		io.ReadFull(d.server, make([]byte, 500))
 		d.server.Write(make([]byte, 70))
 		io.ReadFull(d.client, make([]byte, 70))
-		if got, err := c.Connection(d.local, d.remote, d.cookie); err != nil || got.Count != (Count{70, 500, true}) {
+		if got, err := c.Connection(d.local, d.remote, d.cookie); err != nil || got.Count != (Count{In: 70, Out: 500, Known: true, Made: true}) {
 			t.Errorf("%s: Connection = %+v, %v, want 70 bytes in and 500 out", addr, got, err)
 		}
 		if got, err := c.Connection(d.local, d.remote, d.cookie); err != nil || !got.State.Moves() {
@@ -121,6 +121,60 @@ func TestEnds(t *testing.T) {
 	if err := <-ended; !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Next after Close = %v, want os.ErrClosed", err)
 	}
+}
+
+// What was made and carried nothing is told from what was never made.
+func TestEnds_made(t *testing.T) {
+	e, err := WatchEnds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	for name, made := range map[string]bool{"accepted": true, "refused": false} {
+		var got End
+		for heard := false; !heard; {
+			server, at := bound(t)
+			if made {
+				if err := unix.Listen(server, 1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			client, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Connect(client, at); made != (err == nil) {
+				t.Fatalf("%s: %v", name, err)
+			}
+			cookie, err := unix.GetsockoptUint64(client, unix.SOL_SOCKET, unix.SO_COOKIE)
+			if err != nil {
+				t.Fatal(err)
+			}
+			unix.Close(client)
+			got, heard = endOf(t, e, cookie)
+			unix.Close(server)
+		}
+		if n := got.Count; n.Made != made {
+			t.Errorf("%s: %+v, want made %v", name, n, made)
+		}
+	}
+}
+
+// bound is a socket that has an address and does not listen, and that address.
+func bound(t *testing.T) (int, unix.Sockaddr) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd, at
 }
 
 // endOf waits for one end among those of the whole machine. It reports false if
