@@ -43,12 +43,12 @@ func (n *node) controlPlane() error {
 	if err := n.daemon(n.runtime.Containerd, "-c", d.path("containerd/config.toml")); err != nil {
 		return err
 	}
-	if err := n.until("container runtime answers", time.Minute, func() bool { return n.ctr("version") == nil }); err != nil {
+	if err := n.until("container runtime answers", 3*time.Minute, func() bool { return n.ctr("version") == nil }); err != nil {
 		return err
 	}
 	n.loaded = make(chan error, 1)
 	go func() { n.loaded <- n.loadImages() }()
-	return n.until("api server is ready", time.Minute, func() bool { _, err := n.get("/readyz"); return err == nil })
+	return n.until("api server is ready", 3*time.Minute, func() bool { _, err := n.get("/readyz"); return err == nil })
 }
 
 func (n *node) loadImages() error {
@@ -88,10 +88,10 @@ func (n *node) join() error {
 			return err
 		}
 	}
-	if err := n.until("node is ready", time.Minute, n.nodeReady); err != nil {
+	if err := n.until("node is ready", 3*time.Minute, n.nodeReady); err != nil {
 		return err
 	}
-	err := n.until("service account exists", time.Minute, func() bool {
+	err := n.until("service account exists", 3*time.Minute, func() bool {
 		_, err := n.get("/api/v1/namespaces/default/serviceaccounts/default")
 		return err == nil
 	})

@@ -103,7 +103,7 @@ func TestWallsRemoved(t *testing.T) {
 
 // TestDoctor: in a restricted pod, doctor finds everything that is needed.
 func TestDoctor(t *testing.T) {
-	s, log := generate(t, "doctor", "", nil, "sallyport", "doctor").plain().finish(t, time.Minute)
+	s, log := generate(t, "doctor", "", nil, "sallyport", "doctor").plain().finish(t, aWhile)
 	if s.code != 0 || !strings.HasPrefix(log, "platform mode holds on this host") {
 		t.Errorf("status %d\n%s", s.code, log)
 	}

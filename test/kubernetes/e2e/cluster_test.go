@@ -22,6 +22,9 @@ const (
 	shop      = "shop"
 )
 
+// aWhile is how long a test waits for what takes a few seconds.
+const aWhile = 3 * time.Minute
+
 // runtimeName is the generation of container runtime that runs the pods.
 var runtimeName = os.Getenv("SALLYPORT_E2E")
 
@@ -238,5 +241,5 @@ func logs(t *testing.T, name string) string {
 // run is finish for a script.
 func script(t *testing.T, name, policy string, flags []string, text string) (state, string) {
 	t.Helper()
-	return generate(t, name, policy, flags, "sh", "-c", text).finish(t, time.Minute)
+	return generate(t, name, policy, flags, "sh", "-c", text).finish(t, aWhile)
 }

@@ -25,7 +25,7 @@ func TestConfigMapIsFollowed(t *testing.T) {
 	const name, host = "follow", "web.shop.svc.cluster.local"
 	m := generate(t, name, clientPolicy, nil, "sh", "-c", "while :; do curl -s http://"+host+"/page; sleep 0.5; done")
 	m.apply(t)
-	wait(t, name, time.Minute, ready)
+	wait(t, name, aWhile, ready)
 	// told waits for a line that comes behind the part of the log that was read.
 	read := 0
 	told := func(what string) {

@@ -68,7 +68,7 @@ func TestBadInputs(t *testing.T) {
 			if tt.change != nil {
 				tt.change(t, m)
 			}
-			s, log := m.finish(t, time.Minute)
+			s, log := m.finish(t, aWhile)
 			if s.code != 125 || s.phase != "Failed" || strings.Contains(log, "the agent ran") {
 				t.Errorf("%+v, log %q; want status 125 and no agent", s, log)
 			}
@@ -91,7 +91,7 @@ func TestInitContainerRefuses(t *testing.T) {
 	m := generate(t, "bad-volume", files, nil, "true")
 	tree.List(m.pod(), "spec", "initContainers")[0]["command"] = []any{"/sallyport-supervisor", "copy-self", "/nowhere"}
 	m.apply(t)
-	s := wait(t, "bad-volume", time.Minute, ended)
+	s := wait(t, "bad-volume", aWhile, ended)
 	if s.code != 125 || !strings.Contains(s.message, "emptyDir") {
 		t.Errorf("%+v", s)
 	}
@@ -102,16 +102,16 @@ func TestInitContainerRefuses(t *testing.T) {
 func TestTermination(t *testing.T) {
 	m := generate(t, "term", files, nil, "sh", "-c", "trap 'echo bye; exit 42' TERM; echo up; while :; do sleep 0.1; done")
 	m.apply(t)
-	wait(t, "term", time.Minute, ready)
+	wait(t, "term", aWhile, ready)
 	kubectl(t, "exec", "term", "-c", "agent", "--", "sh", "-c", "kill -TERM 1")
-	if s := wait(t, "term", time.Minute, ended); s.code != 42 || !strings.Contains(logs(t, "term"), "bye\n") {
+	if s := wait(t, "term", aWhile, ended); s.code != 42 || !strings.Contains(logs(t, "term"), "bye\n") {
 		t.Errorf("%+v, log %s", s, logs(t, "term"))
 	}
 	m = generate(t, "deaf", files, []string{"--grace", "6"}, "sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done")
 	m.apply(t)
-	wait(t, "deaf", time.Minute, ready)
+	wait(t, "deaf", aWhile, ready)
 	kubectl(t, "exec", "deaf", "-c", "agent", "--", "sh", "-c", "kill -TERM 1")
-	if s := wait(t, "deaf", time.Minute, ended); s.code != 137 || !strings.Contains(logs(t, "deaf"), "did not end within 4s") {
+	if s := wait(t, "deaf", aWhile, ended); s.code != 137 || !strings.Contains(logs(t, "deaf"), "did not end within 4s") {
 		t.Errorf("%+v, log %s", s, logs(t, "deaf"))
 	}
 }
@@ -121,13 +121,13 @@ func TestTermination(t *testing.T) {
 func TestFirstProcess(t *testing.T) {
 	m := generate(t, "first", files, nil, "sh", "-c", "echo up; while [ ! -e end ]; do sleep 0.1; done")
 	m.apply(t)
-	wait(t, "first", time.Minute, ready)
+	wait(t, "first", aWhile, ready)
 	in := func(text string) string { return kubectl(t, "exec", "first", "-c", "agent", "--", "sh", "-c", text) }
 	if got := in("cat /proc/1/comm"); got != "sallyport-super\n" {
 		t.Fatalf("the first process is %q", got)
 	}
 	in("(sleep 0.5; exit 3) >/dev/null 2>&1 & exit 0")
-	err := until("no zombies", 15*time.Second, func() (bool, error) {
+	err := until("no zombies", aWhile, func() (bool, error) {
 		got := in("sleep 0.6; ps -eo stat,comm")
 		return !strings.Contains(got, "Z"), fmt.Errorf("%s", got)
 	})
@@ -140,7 +140,7 @@ func TestFirstProcess(t *testing.T) {
 		}
 	}
 	in("touch /work/end")
-	wait(t, "first", time.Minute, ended)
+	wait(t, "first", aWhile, ended)
 }
 
 // TestPlatformChoices: the pod runs in every shape that a platform may give it.
@@ -172,7 +172,7 @@ func TestPlatformChoices(t *testing.T) {
 			if tt.change != nil {
 				tt.change(m)
 			}
-			s, log := m.finish(t, time.Minute)
+			s, log := m.finish(t, aWhile)
 			var said strings.Builder
 			for l := range strings.Lines(log) {
 				if !strings.HasPrefix(l, "sallyport: ") {
@@ -202,8 +202,8 @@ time.sleep(600)
 func TestLimits(t *testing.T) {
 	m := generate(t, "forks", files, nil, "python3", "-c", forkScript)
 	m.apply(t)
-	wait(t, "forks", time.Minute, ready)
-	if err := until("the limit", time.Minute, func() (bool, error) {
+	wait(t, "forks", aWhile, ready)
+	if err := until("the limit", aWhile, func() (bool, error) {
 		log := logs(t, "forks")
 		return strings.Contains(log, "fork: Resource temporarily unavailable True"), fmt.Errorf("%s", log)
 	}); err != nil {
@@ -215,7 +215,7 @@ func TestLimits(t *testing.T) {
 	}
 	kubectl(t, "delete", "pod", "forks", "--now")
 
-	s, log := generate(t, "memory", files, []string{"--memory", "256Mi"}, "python3", "-c", "b=[]\nwhile True: b.append(bytearray(10<<20))").finish(t, time.Minute)
+	s, log := generate(t, "memory", files, []string{"--memory", "256Mi"}, "python3", "-c", "b=[]\nwhile True: b.append(bytearray(10<<20))").finish(t, aWhile)
 	if s.code != 137 {
 		t.Errorf("memory: %+v\n%s", s, log)
 	}
@@ -273,8 +273,8 @@ func TestCost(t *testing.T) {
 
 	m = generate(t, "idle-cost", clientPolicy, nil, "sh", "-c", "curl -s http://web.shop.svc.cluster.local/page; curl -s http://other.shop.svc.cluster.local/; sleep 600")
 	m.apply(t)
-	wait(t, "idle-cost", time.Minute, ready)
-	if err := until("a decision", time.Minute, func() (bool, error) {
+	wait(t, "idle-cost", aWhile, ready)
+	if err := until("a decision", aWhile, func() (bool, error) {
 		return strings.Contains(logs(t, "idle-cost"), "denied  curl"), fmt.Errorf("%s", logs(t, "idle-cost"))
 	}); err != nil {
 		t.Fatal(err)
@@ -310,7 +310,7 @@ func TestPodStart(t *testing.T) {
 				m.plain()
 			}
 			begun := time.Now()
-			_, log := m.finish(t, time.Minute)
+			_, log := m.finish(t, aWhile)
 			for l := range strings.Lines(log) {
 				if ns, err := strconv.ParseInt(strings.TrimSpace(l), 10, 64); err == nil {
 					took[way] = append(took[way], time.Unix(0, ns).Sub(begun).Seconds())

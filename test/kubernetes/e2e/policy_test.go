@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"sallyport/internal/testkit/tree"
 )
@@ -51,7 +50,7 @@ func TestAdmitted(t *testing.T) {
 	if warnings := m.apply(t); strings.Contains(warnings, "Warning") {
 		t.Errorf("kubectl warned: %s", warnings)
 	}
-	s := wait(t, "admitted", time.Minute, ended)
+	s := wait(t, "admitted", aWhile, ended)
 	if log := logs(t, "admitted"); s.code != 7 || !strings.Contains(log, "the agent runs\n") {
 		t.Errorf("status %d, log %q", s.code, log)
 	}
@@ -152,7 +151,7 @@ func told(t *testing.T, log string) {
 // the neighbour's address.
 const reachScript = `
 reach() { name=$1; shift
-for way in "" "--noproxy *"; do set -f; curl -sk --max-time 5 $way "$@" | tr -d '\n' | sed "s/^/$name: /"; echo; done; }
+for way in "" "--noproxy *"; do set -f; curl -sk --max-time 10 $way "$@" | tr -d '\n' | sed "s/^/$name: /"; echo; done; }
 reach apiserver https://10.96.0.1/version
 reach node_apiserver https://10.89.0.1:6443/version
 reach kubelet https://10.89.0.1:10250/healthz
@@ -177,7 +176,7 @@ func TestAgentReachesNothing(t *testing.T) {
     endpoints: [{host: metadata.example, port: 80}]
     binaries: [{path: "/**"}]
 `
-	_, control := generate(t, "reach-control", policy, nil, "sh", "-c", text).plain().finish(t, time.Minute)
+	_, control := generate(t, "reach-control", policy, nil, "sh", "-c", text).plain().finish(t, aWhile)
 	_, log := script(t, "reach", policy, nil, text)
 	for _, r := range reachable {
 		t.Run(r.name, func(t *testing.T) {
@@ -226,7 +225,7 @@ ls /proc/1/fd /proc/1/root/ 2>&1
 func TestSecretIsHeld(t *testing.T) {
 	m := generate(t, "secret", files, []string{"--secret", "keys", "--env", "OF_THE_AGENT=yes"}, "sh", "-c", stealScript+"\necho tried; while [ ! -e end ]; do sleep 0.2; done")
 	m.apply(t)
-	wait(t, "secret", time.Minute, ready)
+	wait(t, "secret", aWhile, ready)
 	if got := kubectl(t, "exec", "secret", "-c", "agent", "--", "cat", "/sallyport/secrets/token"); got != secretValue {
 		t.Fatalf("control: the user of the pod reads %q", got)
 	}
@@ -234,7 +233,7 @@ func TestSecretIsHeld(t *testing.T) {
 		t.Fatalf("control: the environment of processes is closed to the user of the pod: %q", got)
 	}
 	kubectl(t, "exec", "secret", "-c", "agent", "--", "touch", "/work/end")
-	wait(t, "secret", time.Minute, ended)
+	wait(t, "secret", aWhile, ended)
 	log := logs(t, "secret")
 	if !strings.Contains(log, "tried\n") {
 		t.Fatalf("the agent did not get to its end: %s", log)

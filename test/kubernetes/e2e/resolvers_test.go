@@ -80,7 +80,7 @@ func TestResolvers(t *testing.T) {
 	if wire.Frames("web") == 0 {
 		t.Error("control: no packet asked for the allowed name")
 	}
-	generate(t, "resolvers-control", files, nil, "getent", "ahosts", denied).plain().finish(t, time.Minute)
+	generate(t, "resolvers-control", files, nil, "getent", "ahosts", denied).plain().finish(t, aWhile)
 	if wire.Frames("other") == 0 {
 		t.Error("control: a pod without a supervisor asks, and it was not seen")
 	}

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -89,7 +88,7 @@ func furnish() error {
 		return err
 	}
 	for _, ns := range []string{sandboxes, shop} {
-		if err := until("service account of "+ns, time.Minute, func() (bool, error) {
+		if err := until("service account of "+ns, aWhile, func() (bool, error) {
 			_, err := execute("", "kubectl", "-n", ns, "get", "serviceaccount", "default")
 			return err == nil, err
 		}); err != nil {
@@ -103,7 +102,7 @@ func furnish() error {
 	if err := applyAll(all); err != nil {
 		return err
 	}
-	_, err := execute("", "kubectl", "-n", shop, "wait", "pod", "--all", "--for=condition=Ready", "--timeout=60s")
+	_, err := execute("", "kubectl", "-n", shop, "wait", "pod", "--all", "--for=condition=Ready", "--timeout=180s")
 	if err != nil {
 		for _, about := range [][]string{{"get", "pods", "-o", "wide"}, {"get", "events"}, {"logs", "-l", "app", "--prefix"}} {
 			out, _ := execute("", "kubectl", append([]string{"-n", shop}, about...)...)
