@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -229,76 +231,107 @@ func TestConnectMalformed(t *testing.T) {
 	}
 }
 
-// TestHeadLimits are those of a connection to the proxy itself: the answer, the end
-// and the event. What is just below a bound is judged, here by a policy that allows
-// nothing.
+// TestHeadLimits are those of a connection to the proxy itself: the answer, the end,
+// the event, and what is allocated while many times the bound is sent. What is just
+// below a bound is judged, here by a policy that allows nothing.
 func TestHeadLimits(t *testing.T) {
 	const connect, request = "CONNECT a.example:443 HTTP/1.1\r\n", "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n"
+	const head, large = 8 << 10, 16 << 10
+	padded := func(first string, n int) string {
+		return first + "X: " + pad(n-len(first)-len("X: \r\n\r\n")) + "\r\n\r\n"
+	}
 	for _, c := range []struct {
 		why, head string
 		status    int
 		code      code
 	}{
 		{"slow", connect + "X-Slow: ", 408, headTimeout},
-		{"slow with a large head", request + "X-Slow: " + strings.Repeat("x", 3000), 408, headTimeout},
-		{"large CONNECT", connect + "X: " + strings.Repeat("x", 9<<10) + "\r\n\r\n", 431, headTooLarge},
-		{"less large CONNECT", connect + "X: " + strings.Repeat("x", 8000) + "\r\n\r\n", 403, policyDenied},
-		{"large request", request + "X: " + strings.Repeat("x", 17<<10) + "\r\n\r\n", 431, headTooLarge},
-		{"less large request", request + "X: " + strings.Repeat("x", 16000) + "\r\n\r\n", 403, policyDenied},
-		{"endless line", strings.Repeat("A", 20<<10), 431, headTooLarge},
-		{"many fields", request + strings.Repeat("X: y\r\n", 128) + "\r\n", 400, badRequestCode},
-		{"fewer fields", request + strings.Repeat("X: y\r\n", 127) + "\r\n", 403, policyDenied},
+		{"slow with a large head", request + "X-Slow: " + pad(3000), 408, headTimeout},
+		{"large CONNECT", padded(connect, head+1), 431, headTooLarge},
+		{"far larger CONNECT", padded(connect, times*head), 431, headTooLarge},
+		{"less large CONNECT", padded(connect, head), 403, policyDenied},
+		{"large request", padded(request, large+2), 431, headTooLarge}, // a buffer is larger by one
+		{"far larger request", padded(request, times*large), 431, headTooLarge},
+		{"less large request", padded(request, large), 403, policyDenied},
+		{"endless line", repeat("A", times*large), 431, headTooLarge},
+		{"many fields", request + repeat("X: y\r\n", 128) + "\r\n", 400, badRequestCode},
+		{"fewer fields", request + repeat("X: y\r\n", 127) + "\r\n", 403, policyDenied},
 		{"silent", "", 0, ""},
 	} {
 		t.Run(c.why, func(t *testing.T) {
 			w := newWorld(t, rules{}, func(o *Options) {
-				o.Limits.RequestHead = 16 << 10
-				if c.code == headTimeout || c.code == "" {
+				if o.Limits.RequestHead = large; c.status == 408 || c.status == 0 {
 					o.Limits.HeadTime = 300 * time.Millisecond
 				}
 			})
-			conn := w.saying(c.head)
-			told := 0
+			conn, text := w.open(), []byte(c.head)
+			before := allocated()
+			if _, err := conn.Write(text); err != nil {
+				t.Fatal(err)
+			}
+			var want []string
 			if c.status != 0 {
-				told = 1
+				want = []string{string(c.code) + " Blocked"}
+				if c.code == policyDenied {
+					want = []string{"no_policy_for_host Blocked"}
+				}
 				if r, b := conn.answer("GET"); r.StatusCode != c.status || !strings.Contains(b, `"`+string(c.code)+`"`) {
 					t.Errorf("%s %s, want %d %s", r.Status, b, c.status, c.code)
 				}
-				w.event(func(e event.Event) bool { return e.DispositionID == event.Blocked })
+				w.denied()
+			}
+			if used := allocated() - before; used > memory*large {
+				t.Errorf("%d bytes allocated while %d were sent; %d are too many", used, len(c.head), memory*large)
 			}
 			if got := conn.all(); got != "" {
 				t.Errorf("and then %q", got)
 			}
-			if n := len(w.told()); n != told {
-				t.Errorf("events %q, want %d", w.told(), told)
+			if told := w.told(); !slices.Equal(told, want) {
+				t.Errorf("events %q, want %q", told, want)
 			}
+			conn.Close()
+			w.eventually("nothing is held", func() bool { return len(w.server.conns.all())+len(w.server.requests) == 0 })
 		})
 	}
 }
 
+// TestConnectionLimit: one too many is told so, or reset where many are being told;
+// each is an event, and none of them is among those that are open.
 func TestConnectionLimit(t *testing.T) {
 	w := newWorld(t, rules{"a.example:443": {}}, func(o *Options) { o.Limits.Connections = 2 })
 	w.origin(echo, "a.example:443")
 	a, b := w.connect("a.example:443"), w.connect("a.example:443")
-	third := w.open()
-	if r, body := third.answer("GET"); r.StatusCode != 429 || !strings.Contains(body, "too_many_connections") {
-		t.Errorf("third connection: %s %s", r.Status, body)
+	var want []string
+	tooMany := func() *client {
+		want = append(want, "too_many_connections Blocked")
+		return w.open()
 	}
-	if rest := third.all(); rest != "" || fmt.Sprint(w.told()) != "[too_many_connections Blocked]" {
-		t.Errorf("and then %q; events %q", rest, w.told())
+	for range 50 {
+		c := tooMany()
+		if r, body := c.answer("GET"); r.StatusCode != 429 || !strings.Contains(body, "too_many_connections") {
+			t.Errorf("%s %s, want 429", r.Status, body)
+		}
+		if rest := c.all(); rest != "" {
+			t.Errorf("and then %q", rest)
+		}
+		c.Close()
+	}
+	w.eventually("they are gone", func() bool { return len(w.server.turned) == 0 })
+	for range maxTurned {
+		w.server.turned <- struct{}{}
+	}
+	if got, err := io.ReadAll(tooMany().br); !errors.Is(err, syscall.ECONNRESET) || len(got) > 0 {
+		t.Errorf("%q, %v, want a reset", got, err)
+	}
+	if open := len(w.server.conns.all()); open != 2 || !slices.Equal(w.told(), want) {
+		t.Errorf("%d are open, want 2; events %q", open, w.told())
 	}
 	a.CloseWrite()
 	a.all()
 	w.event(func(e event.Event) bool { return e.ActivityID == event.Close })
 	a.Close()
-	for { // the place is free once the first session has returned
-		c := w.open().send("CONNECT a.example:443 HTTP/1.1\r\n\r\n")
-		if r, err := http.ReadResponse(c.br, &http.Request{Method: "CONNECT"}); err != nil {
-			t.Fatal(err)
-		} else if r.StatusCode == 200 {
-			break
-		}
-	}
+	w.eventually("a place", func() bool { return len(w.server.conns.all()) == 1 })
+	w.connect("a.example:443")
 	b.Close()
 }
 

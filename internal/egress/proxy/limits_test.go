@@ -134,6 +134,7 @@ func TestTunnelsEnd(t *testing.T) {
 			if told := w.told(); len(told) != 1 {
 				t.Errorf("events %q, want %s alone", told, reason)
 			}
+			w.eventually("nothing is kept of it", func() bool { return len(w.server.conns.all()) == 0 })
 		})
 	}
 }
@@ -245,6 +246,7 @@ func TestPlacesAreBounded(t *testing.T) {
 			if r, _ := first.answer("GET"); r.StatusCode != 200 || len(got.all()) != 1 {
 				t.Errorf("the first one: %s; the server saw %q", r.Status, got.all())
 			}
+			w.eventually("no place is taken", func() bool { return len(w.server.requests)+len(w.server.inspections) == 0 })
 		})
 	}
 }

@@ -37,7 +37,7 @@ type Options struct {
 // What happens at each bound is in its comment; it is an event, too. Zero means
 // the default.
 type Limits struct {
-	Connections int           // at once; more get 429. Default: what the descriptors allow, at most 16,384
+	Connections int           // at once; more get 429, or a reset where many do. Default: what the descriptors allow, at most 16,384
 	Requests    int           // connections that carry plain HTTP, at once; more get 503. One that waits for its next request does not count. Default 1,024
 	Inspected   int           // connections whose TLS is ended here and that carry HTTP, at once; more get 503, with HTTP/2 a reset. Counted as Requests. Default 4,096
 	Streams     int           // requests on one HTTP/2 connection, at once; more wait. Default 128

@@ -36,6 +36,7 @@ type Server struct {
 	conns       registry
 	requests    chan struct{} // a token for each connection that carries plain HTTP
 	inspections chan struct{} // and for each that carries HTTP in TLS that ends here
+	turned      chan struct{} // and for each that is told that there are too many
 	held        atomic.Int64  // bytes of bodies
 	messages    *websocket.Budget
 	pipes       pipes
@@ -59,6 +60,7 @@ func New(o Options) (*Server, error) {
 		resolver: o.Resolver, dialer: o.Dialer, inspector: o.Inspector, secrets: o.Secrets, local: o.Local, events: o.Events, allowed: !o.Quiet, denialID: o.DenialID,
 		self: o.Self, own: o.OwnAddr, now: o.Now, limits: limits,
 		requests: make(chan struct{}, limits.Requests), inspections: make(chan struct{}, limits.Inspected),
+		turned: make(chan struct{}, maxTurned),
 	}
 	s.readers.New = func() any { return bufio.NewReaderSize(nil, limits.RequestHead+1) }
 	s.messages = websocket.NewBudget(messageBudget)
@@ -186,8 +188,19 @@ func (s *Server) newSession(ctx context.Context, c *net.TCPConn, caller Caller, 
 	return &session{Server: s, ctx: ctx, client: c, wire: c, caller: caller, who: whoIs(seen), live: &live{ctx: ctx, client: c, started: s.now()}}
 }
 
+// maxTurned is how many connections that are too many are told so at once: it takes
+// a moment, and a descriptor meanwhile. Others are reset.
+const maxTurned = 64
+
 func (x *session) crowded() {
-	x.refuse(intent{}, &denial{code: tooMany, detail: fmt.Sprintf("%d connections are open, which is the limit", x.limits.Connections)}, formHTTP)
+	no := &denial{code: tooMany, detail: fmt.Sprintf("%d connections are open, which is the limit", x.limits.Connections)}
+	select {
+	case x.turned <- struct{}{}:
+		defer func() { <-x.turned }()
+		x.refuse(intent{}, no, formHTTP)
+	default:
+		x.refuse(intent{}, no, formReset)
+	}
 }
 
 // survive turns a panic, which is a bug of ours, into the end of one connection.

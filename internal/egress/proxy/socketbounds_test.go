@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -131,6 +133,121 @@ func TestEventsOfAStreamAreBounded(t *testing.T) {
 				w.eventually("the events", func() bool { return slices.Equal(w.told(), c.want) })
 				w.eventually("nothing is held", func() bool { return w.server.held.Load() == 0 })
 			})
+		})
+	}
+}
+
+// TestTunnelsHoldLittle: what moves through a tunnel is not kept in it, where there is
+// a pipe for it and where all of them are lent; there are never more of them.
+func TestTunnelsHoldLittle(t *testing.T) {
+	const size = 64 << 20
+	for _, lent := range []int{0, maxPipes} {
+		t.Run(fmt.Sprint(lent, " lent"), func(t *testing.T) {
+			w := newWorld(t, rules{"a.example:443": {}})
+			w.origin(func(c *net.TCPConn) {
+				n, _ := io.Copy(io.Discard, c)
+				fmt.Fprint(c, n)
+			}, "a.example:443")
+			pipes := &w.server.pipes
+			var borrowed []pipe
+			for range lent {
+				v, ok := pipes.get()
+				if !ok {
+					t.Fatal("no pipe is to be had")
+				}
+				borrowed = append(borrowed, v)
+			}
+			c := w.connect("a.example:443")
+			piece := bytes.Repeat([]byte("x"), 1<<20)
+			before := allocated()
+			for range size / len(piece) {
+				if _, err := c.Write(piece); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.CloseWrite()
+			if got := c.all(); got != fmt.Sprint(size) {
+				t.Errorf("the server got %s bytes, want %d", got, size)
+			}
+			if used := allocated() - before; used > 8<<20 {
+				t.Errorf("%d bytes allocated while %d went through", used, size)
+			}
+			if v, ok := pipes.get(); ok == (lent == maxPipes) {
+				t.Errorf("one more pipe is to be had: %v, with %d of %d lent", ok, lent, maxPipes)
+			} else if ok {
+				pipes.put(v)
+			}
+			for _, v := range borrowed {
+				pipes.put(v)
+			}
+			w.eventually("the tunnel is gone", func() bool { return len(w.server.conns.all()) == 0 })
+			pipes.mu.Lock()
+			defer pipes.mu.Unlock()
+			if pipes.made != len(pipes.free) {
+				t.Errorf("%d pipes were made, %d have been given back", pipes.made, len(pipes.free))
+			}
+		})
+	}
+}
+
+// TestWhatServersSpeakIsBounded: what is remembered of servers is forgotten before it
+// is too much.
+func TestWhatServersSpeakIsBounded(t *testing.T) {
+	var p pool
+	p.init(Limits{})
+	for i := range 3 * maxSpoken {
+		k := poolKey{host: fmt.Sprint(i)}
+		p.learn(k, true)
+		if h2, known := p.speaks(k); !h2 || !known || len(p.h2) > maxSpoken {
+			t.Fatalf("after %d servers %d are remembered, the last one: %v", i+1, len(p.h2), known)
+		}
+	}
+}
+
+// TestHellosAreBounded: a ClientHello that is too long, has no end, or takes too long
+// is refused in TLS's words, is one event, and reaches no server; a real one does.
+func TestHellosAreBounded(t *testing.T) {
+	real := string(namedHello(t, "a.example"))
+	for _, c := range []struct {
+		why, say string
+		hasty    bool
+		want     []string // events
+	}{
+		{"real", real, false, nil},
+		{"too long by its length", "\x16\x03\x01\x3f\xff\x01\x00\x40\x01", false, []string{"bad_request Blocked"}},
+		{"without an end", strings.Repeat("\x16\x03\x01\x00\x04\x01\x00\x3f\xff"+strings.Repeat("\x16\x03\x01\x00\x01x", 4000), 3), false, []string{"bad_request Blocked"}},
+		{"slow", real[:20], true, []string{"bad_request Blocked"}},
+	} {
+		t.Run(c.why, func(t *testing.T) {
+			w := newWorld(t, rules{"a.example:443": {}}, func(o *Options) {
+				if c.hasty {
+					o.Limits.HeadTime = 300 * time.Millisecond
+				}
+			})
+			w.origin(func(s *net.TCPConn) {
+				b := make([]byte, len(real))
+				io.ReadFull(s, b)
+				io.WriteString(s, map[bool]string{true: "the same"}[string(b) == real])
+			}, "a.example:443")
+			text := []byte(c.say)
+			conn, before := w.capture("a.example", "198.19.0.1:443"), allocated()
+			conn.Write(text)
+			want := string(tlsAlert)
+			if c.want == nil {
+				want = "the same"
+			}
+			b := make([]byte, len(want))
+			if _, err := io.ReadFull(conn.br, b); err != nil || string(b) != want {
+				t.Errorf("%q, %v, want %q", b, err, want)
+			}
+			if used := allocated() - before; used > 1<<20 {
+				t.Errorf("%d bytes allocated while %d were sent", used, len(text))
+			}
+			conn.Close()
+			w.eventually("it has ended", func() bool { return len(w.server.conns.all()) == 0 })
+			if told := w.told(); !slices.Equal(told, c.want) || c.want != nil && len(w.dialled) > 0 {
+				t.Errorf("events %q, want %q; dialled %v", told, c.want, w.dialled)
+			}
 		})
 	}
 }
