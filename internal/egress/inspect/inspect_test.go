@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -125,16 +126,27 @@ func TestLeafCannotSign(t *testing.T) {
 	}
 }
 
+// TestLeavesAreBounded: as many as may be are kept; with one more all are forgotten, and made again.
 func TestLeavesAreBounded(t *testing.T) {
 	a := authority(t)
-	for i := range maxLeaves + 10 {
-		name := "h" + strings.Repeat("x", i%50) + string(rune('a'+i%26)) + "." + strings.Repeat("y", 1+i/26%60) + ".example"
-		if _, err := a.Server(name, i%2 == 0); err != nil {
-			t.Fatal(err)
+	leaf := func(i int) *tls.Config {
+		t.Helper()
+		c, err := a.Server(fmt.Sprintf("h%d.example", i/2), i%2 == 0)
+		if err != nil || len(a.leaves) > maxLeaves {
+			t.Fatalf("leaf %d: %v; %d are kept, the bound is %d", i, err, len(a.leaves), maxLeaves)
 		}
+		return c
 	}
-	if n := len(a.leaves); n == 0 || n > maxLeaves {
-		t.Errorf("%d leaves are kept, the bound is %d", n, maxLeaves)
+	first := leaf(0)
+	for i := range maxLeaves {
+		leaf(i)
+	}
+	if leaf(0) != first || len(a.leaves) != maxLeaves {
+		t.Errorf("at the bound %d are kept, want %d with the first one among them", len(a.leaves), maxLeaves)
+	}
+	leaf(maxLeaves)
+	if leaf(0) == first || len(a.leaves) != 2 {
+		t.Errorf("beyond it %d are kept, want two that are new", len(a.leaves))
 	}
 }
 
