@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -280,9 +281,8 @@ func TestHellosAreBounded(t *testing.T) {
 				io.ReadFull(s, b)
 				io.WriteString(s, map[bool]string{true: "the same"}[string(b) == real])
 			}, "a.example:443")
-			text := []byte(c.say)
-			conn, before := w.capture("a.example", "198.19.0.1:443"), allocated()
-			conn.Write(text)
+			before := allocated()
+			conn := w.serve(func(x *session) step { return x.captured("a.example", netip.MustParseAddrPort("198.19.0.1:443")) }, c.say)
 			want := string(tlsAlert)
 			if c.want == nil {
 				want = "the same"
@@ -292,7 +292,7 @@ func TestHellosAreBounded(t *testing.T) {
 				t.Errorf("%q, %v, want %q", b, err, want)
 			}
 			if used := allocated() - before; used > 1<<20 {
-				t.Errorf("%d bytes allocated while %d were sent", used, len(text))
+				t.Errorf("%d bytes allocated while %d were sent", used, len(c.say))
 			}
 			conn.Close()
 			w.eventually("it has ended", func() bool { return len(w.server.conns.all()) == 0 })
