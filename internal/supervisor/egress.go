@@ -54,7 +54,7 @@ func (s *sandbox) buildEgress() error {
 func (s *sandbox) nameRefused(name, reason string, suppressed int) {
 	g := s.current.Load()
 	e := event.Connection(event.Refuse, event.Who{}, event.Where{Host: name, Port: dnsPort, Proto: "dns"},
-		event.Verdict{Reason: reason, Detail: "the name was not looked up", Policy: g.policy.Source, Generation: g.number})
+		event.Verdict{Reason: reason, Detail: "the name was not looked up" + untold(int64(suppressed)), Policy: g.policy.Source, Generation: g.number})
 	s.emit(e)
 }
 

@@ -55,7 +55,8 @@ func (s *sandbox) eventsErr() error {
 // gateDenied makes an event of a refused call. A program in a loop makes
 // thousands of them, so their number is bounded for each second.
 func (s *sandbox) gateDenied(d gate.Denial) {
-	if !s.denials.allow(s.now()) {
+	missed, ok := s.denials.allow(s.now())
+	if !ok {
 		return
 	}
 	who := event.Who{PID: d.TID}
@@ -66,13 +67,14 @@ func (s *sandbox) gateDenied(d gate.Denial) {
 	if d.Addr.IsValid() {
 		to = event.Where{Addr: d.Addr.Addr(), Port: d.Addr.Port()}
 	}
-	s.emit(event.Connection(event.Refuse, who, to, event.Verdict{Reason: d.Call, Detail: d.Reason}))
+	s.emit(event.Connection(event.Refuse, who, to, event.Verdict{Reason: d.Call, Detail: d.Reason + untold(missed)}))
 }
 
 // bypassed makes an event of a packet that the rules of the agent's namespace
 // refused: it went around the gate. Who sent it is known while its socket lives.
 func (s *sandbox) bypassed(p nft.Packet) {
-	if !s.denials.allow(s.now()) {
+	missed, ok := s.denials.allow(s.now())
+	if !ok {
 		return
 	}
 	who := event.Who{}
@@ -83,7 +85,7 @@ func (s *sandbox) bypassed(p nft.Packet) {
 		}
 	}
 	s.emit(event.Connection(event.Refuse, who, event.Where{Addr: p.To.Addr(), Port: p.To.Port(), Proto: protocolName(p.Protocol)},
-		event.Verdict{Reason: "bypass", Detail: "refused by the packet rules of the agent's network namespace"}))
+		event.Verdict{Reason: "bypass", Detail: "refused by the packet rules of the agent's network namespace" + untold(missed)}))
 }
 
 // members are the processes of the sandbox.
@@ -116,10 +118,18 @@ var protocolNames = map[int]string{
 // stranger reports a connection to the proxy that did not come from the
 // sandbox.
 func (s *sandbox) stranger(c net.Conn, err error) {
-	if s.denials.allow(s.now()) {
+	if missed, ok := s.denials.allow(s.now()); ok {
 		s.emit(event.Connection(event.Refuse, event.Who{}, event.Where{Addr: s.proxyAddr.Addr(), Port: s.proxyAddr.Port()},
-			event.Verdict{Reason: "not_from_the_sandbox", Detail: fmt.Sprintf("%v: %v", c.RemoteAddr(), err)}))
+			event.Verdict{Reason: "not_from_the_sandbox", Detail: fmt.Sprintf("%v: %v", c.RemoteAddr(), err) + untold(missed)}))
 	}
+}
+
+// untold is the end of a detail: how many were refused before without an event.
+func untold(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d before it were refused without an event", n)
 }
 
 // bucket lets so many denials through a second and counts what it drops.
@@ -130,14 +140,16 @@ type bucket struct {
 
 const denialsPerSecond = 50
 
-func (b *bucket) allow(unixNano int64) bool {
+// allow tells whether a denial is to be told of, and how many were not since the
+// last one.
+func (b *bucket) allow(unixNano int64) (missed int64, ok bool) {
 	sec := unixNano / 1e9
 	if old := b.second.Load(); old != sec && b.second.CompareAndSwap(old, sec) {
 		b.used.Store(0)
 	}
 	if b.used.Add(1) > denialsPerSecond {
 		b.dropped.Add(1)
-		return false
+		return 0, false
 	}
-	return true
+	return b.dropped.Swap(0), true
 }

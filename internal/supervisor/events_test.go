@@ -9,6 +9,8 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+
+	"sallyport/internal/event"
 )
 
 // TestLifeIsAnEvent: that the supervisor and the agent begin and end is told as
@@ -56,5 +58,52 @@ func TestLifeIsAnEvent(t *testing.T) {
 				t.Errorf("events %v, want %v\n%s", got, want, out)
 			}
 		})
+	}
+}
+
+// TestDenialsAreBounded: so many a second are told of, and how many were not is told with the next one.
+func TestDenialsAreBounded(t *testing.T) {
+	var b bucket
+	for _, c := range []struct {
+		second       int64
+		denials, ok  int
+		missed       int64 // in all
+		firstDetails string
+	}{
+		{1, denialsPerSecond, denialsPerSecond, 0, ""},
+		{2, 10 * denialsPerSecond, denialsPerSecond, 0, ""},
+		{3, 1, 1, 9 * denialsPerSecond, "; 450 before it were refused without an event"},
+		{4, 1, 1, 0, ""},
+	} {
+		ok, missed, details := 0, int64(0), ""
+		for i := range c.denials {
+			n, told := b.allow(c.second*1e9 + int64(i))
+			if missed += n; told {
+				ok++
+				details += untold(n)
+			}
+		}
+		if ok != c.ok || missed != c.missed || details != c.firstDetails {
+			t.Errorf("second %d: %d of %d told, %d missed, %q; want %d, %d, %q", c.second, ok, c.denials, missed, details, c.ok, c.missed, c.firstDetails)
+		}
+	}
+}
+
+// TestDenialsThatAreKept are the newest: one more than may be takes the place of the oldest.
+func TestDenialsThatAreKept(t *testing.T) {
+	var d denied
+	id := func(i int) string { return fmt.Sprintf("%04x", i) }
+	for i := range 3*deniedKept + 7 {
+		e := event.Connection(event.Refuse, event.Who{}, event.Where{Host: "a.example", Port: 443}, event.Verdict{Reason: "r"})
+		e.Metadata.UID = id(i)
+		d.keep(e)
+		for old, want := range map[int]bool{i: true, i - deniedKept + 1: i >= deniedKept-1, i - deniedKept: false} {
+			if _, ok := d.find(id(old)); old >= 0 && ok != want {
+				t.Fatalf("after %d denials, %d is found: %v", i+1, old, ok)
+			}
+		}
+		if len(d.ring) > deniedKept {
+			t.Fatalf("%d denials are kept, the bound is %d", len(d.ring), deniedKept)
+		}
 	}
 }

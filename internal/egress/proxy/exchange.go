@@ -207,7 +207,7 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 		cut()
 		return false, nil, no
 	}
-	if no := x.answered(r, resp, &up.verdict); no != nil {
+	if no := x.answered(r, resp, &up.verdict, func() { up.conn.SetReadDeadline(pastDeadline) }); no != nil {
 		cut()
 		return false, nil, no
 	}

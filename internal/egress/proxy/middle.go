@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"sallyport/internal/egress/middleware"
 	"sallyport/internal/event"
@@ -80,8 +81,8 @@ func (r *request) where() middleware.Target {
 
 // answered takes an answer through the middlewares of its host: as a whole, or
 // for a stream of events each of them as it comes. It owns the answer's body
-// only if it refuses it.
-func (x *session) answered(r *request, resp *http.Response, v *verdict) *denial {
+// only if it refuses it. abort ends a Read of it.
+func (x *session) answered(r *request, resp *http.Response, v *verdict, abort func()) *denial {
 	if len(v.Middleware) == 0 || resp.StatusCode == http.StatusSwitchingProtocols {
 		return nil
 	}
@@ -96,7 +97,7 @@ func (x *session) answered(r *request, resp *http.Response, v *verdict) *denial 
 		resp.Header.Del("Content-Length")
 		return nil
 	}
-	no := x.holdAnswer(r, resp, &m, limit)
+	no := x.holdAnswer(r, resp, &m, limit, abort)
 	if no == nil {
 		no = x.run(r, v, &m)
 	}
@@ -113,9 +114,9 @@ func (x *session) answered(r *request, resp *http.Response, v *verdict) *denial 
 	return nil
 }
 
-// holdAnswer reads the body of an answer into m. One that is too large can be
-// read afterwards as if nothing had happened.
-func (x *session) holdAnswer(r *request, resp *http.Response, m *middleware.Message, limit int64) *denial {
+// holdAnswer reads the body of an answer into m, within Limits.BodyTime. One that
+// is too large can be read afterwards as if nothing had happened.
+func (x *session) holdAnswer(r *request, resp *http.Response, m *middleware.Message, limit int64, abort func()) *denial {
 	if resp.Body == nil || resp.Body == http.NoBody || r.method == "HEAD" {
 		resp.Body = http.NoBody
 		return nil
@@ -130,8 +131,11 @@ func (x *session) holdAnswer(r *request, resp *http.Response, m *middleware.Mess
 	if no := x.charge(r, need); no != nil {
 		return no
 	}
+	late := time.AfterFunc(x.limits.BodyTime, abort)
 	body, err := io.ReadAll(io.LimitReader(counted{resp.Body, x}, limit+1))
 	switch {
+	case !late.Stop():
+		return &denial{code: upstreamTimeout, failed: true, cause: err, detail: "the answer of " + r.host + " took too long"}
 	case err != nil:
 		return &denial{code: upstreamInvalid, failed: true, cause: err, detail: "the answer of " + r.host + " could not be read"}
 	case int64(len(body)) > limit:

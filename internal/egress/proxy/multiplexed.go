@@ -117,7 +117,7 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 	if no := x.scrub(resp, v); no != nil {
 		return nil, no
 	}
-	if no := x.answered(r, resp, v); no != nil {
+	if no := x.answered(r, resp, v, func() { resp.Body.Close() }); no != nil {
 		return nil, no
 	}
 	x.requested(r, v, m.addr, resp.StatusCode)

@@ -202,7 +202,7 @@ func (x *session) answerLocally(r *request, v *verdict, way LocalHost) (*http.Re
 	if err != nil {
 		return nil, &denial{code: upstreamUnreachable, failed: true, detail: err.Error(), decision: v.Decision}
 	}
-	if no := x.answered(r, resp, v); no != nil {
+	if no := x.answered(r, resp, v, func() { resp.Body.Close() }); no != nil {
 		return nil, no
 	}
 	if reason, refused := strings.CutPrefix(resp.Header.Get("X-Sallyport-Policy"), "error="); refused {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -25,17 +26,19 @@ func TestUnreadAnswersEnd(t *testing.T) {
 		more   string // of the policy
 		change func(*Options)
 		status int
+		told   []string // events
 	}{
-		"the client leaves":       {"", func(*Options) {}, 200},
-		"too large":               {redactor("config: {apply: [responses], max_body_bytes: 100}"), func(*Options) {}, 413},
-		"cannot be looked into":   {"", func(o *Options) { o.Secrets = unscrubbed{} }, 403},
-		"refused by a middleware": {redactor("config: {apply: [responses], mode: deny, patterns: [{name: p, regex: part}], max_body_bytes: 100}"), func(*Options) {}, 413},
+		"the client leaves":       {"", func(*Options) {}, 200, nil},
+		"too large":               {redactor("config: {apply: [responses], max_body_bytes: 100}"), func(*Options) {}, 413, []string{"body_too_large Blocked"}},
+		"cannot be looked into":   {"", func(o *Options) { o.Secrets = unscrubbed{} }, 403, []string{"credential_refused Blocked"}},
+		"takes too long":          {redactor("config: {apply: [responses], max_body_bytes: 100}"), func(o *Options) { o.Limits.BodyTime = 300 * time.Millisecond }, 504, []string{"upstream_timeout Allowed"}},
+		"refused by a middleware": {redactor("config: {apply: [responses], mode: deny, patterns: [{name: p, regex: part}], max_body_bytes: 100}"), func(*Options) {}, 413, []string{"body_too_large Blocked"}},
 	} {
 		t.Run(why, func(t *testing.T) {
 			versions(t, func(t *testing.T, h2 bool) {
 				w, own := inspecting(t, policyWith(t, fullHost, c.more), c.change)
 				ended := make(chan struct{})
-				w.secureWeb(h2, func(rw http.ResponseWriter, _ *http.Request) {
+				w.secureWeb(h2, func(rw http.ResponseWriter, r *http.Request) {
 					defer close(ended)
 					for {
 						if _, err := io.WriteString(rw, "part of an answer\n"); err != nil {
@@ -43,6 +46,9 @@ func TestUnreadAnswersEnd(t *testing.T) {
 						}
 						if http.NewResponseController(rw).Flush() != nil {
 							return
+						}
+						if c.status == 504 {
+							<-r.Context().Done() // and no more is said
 						}
 					}
 				}, "api.example.com:443")
@@ -71,6 +77,10 @@ func TestUnreadAnswersEnd(t *testing.T) {
 					defer w.server.pool.mu.Unlock()
 					return len(w.server.pool.idle) == 0
 				})
+				w.eventually("nothing is held", func() bool { return w.server.held.Load() == 0 })
+				if told := w.told(); !slices.Equal(told, c.told) {
+					t.Errorf("events %q, want %q", told, c.told)
+				}
 			})
 		})
 	}
