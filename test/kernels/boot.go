@@ -12,9 +12,9 @@ import (
 	"syscall"
 )
 
-// guestFiles builds the first file system of the virtual machine: the program,
-// the guest and a user database. It returns the path of the archive.
-func guestFiles(dir string) (string, error) {
+// guestFiles builds the first file system of a virtual machine: the program, the
+// guest, a shell and a user database. It returns the path of the archive in dir.
+func guestFiles(dir, arch, shell string) (string, error) {
 	root := filepath.Join(dir, "root")
 	for _, d := range []string{"bin", "etc", "proc", "sys", "dev", "tmp", "var/tmp", "run", "usr"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
@@ -23,7 +23,7 @@ func guestFiles(dir string) (string, error) {
 	}
 	for _, b := range []struct{ pkg, to string }{{"./cmd/sallyport", "bin/sallyport"}, {"./test/kernels/guest", "init"}} {
 		cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(root, b.to), b.pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("go build %s: %w: %s", b.pkg, err, out)
 		}
@@ -37,17 +37,17 @@ func guestFiles(dir string) (string, error) {
 			return "", err
 		}
 	}
-	if err := shell(filepath.Join(root, "bin")); err != nil {
+	if err := addShell(filepath.Join(root, "bin"), shell); err != nil {
 		return "", err
 	}
 	return pack(root, filepath.Join(dir, "initrd"))
 }
 
-// shell gives the guest the few programs that cases of the suite execute.
-func shell(bin string) error {
-	busybox, err := os.ReadFile("/bin/busybox")
+// addShell gives the guest the few programs that cases of the suite execute.
+func addShell(bin, shell string) error {
+	busybox, err := os.ReadFile(shell)
 	if err != nil {
-		return fmt.Errorf("busybox-static is needed: %w", err)
+		return err
 	}
 	if err := os.WriteFile(filepath.Join(bin, "busybox"), busybox, 0o755); err != nil {
 		return err
@@ -85,8 +85,21 @@ func pack(root, to string) (string, error) {
 	return to, out.Close()
 }
 
+// machine is how qemu emulates one that has two serial ports.
+type machine struct {
+	qemu    string
+	args    []string // with CONSOLE and PORT for the files that the ports write to
+	console string   // the first port, as the kernel names it
+}
+
+var machines = map[string]machine{
+	"amd64": {"qemu-system-x86_64", []string{"-machine", "q35,accel=tcg", "-cpu", "max", "-serial", "file:CONSOLE", "-serial", "file:PORT"}, "ttyS0"},
+	"arm64": {"qemu-system-aarch64", []string{"-machine", "virt,accel=tcg", "-cpu", "max,pauth-impdef=on", "-serial", "file:CONSOLE",
+		"-chardev", "file,id=port,path=PORT", "-device", "pci-serial,chardev=port"}, "ttyAMA0"},
+}
+
 // boot runs a kernel until it turns itself off and returns what the guest said.
-func boot(ctx context.Context, image, initrd, param string) (said, error) {
+func boot(ctx context.Context, arch, image, initrd, param string) (said, error) {
 	port, err := os.CreateTemp("", "sallyport-kernels-port-")
 	if err != nil {
 		return said{}, err
@@ -99,10 +112,13 @@ func boot(ctx context.Context, image, initrd, param string) (said, error) {
 	}
 	defer os.Remove(console.Name())
 	defer console.Close()
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "4096",
-		"-nodefaults", "-display", "none", "-nic", "none", "-no-reboot",
-		"-serial", "file:"+console.Name(), "-serial", "file:"+port.Name(),
-		"-kernel", image, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 rdinit=/init "+param)
+	m, names := machines[arch], strings.NewReplacer("CONSOLE", console.Name(), "PORT", port.Name())
+	args := []string{"-smp", "2", "-m", "4096", "-nodefaults", "-display", "none", "-nic", "none", "-no-reboot",
+		"-kernel", image, "-initrd", initrd, "-append", "console=" + m.console + " quiet panic=-1 rdinit=/init " + param}
+	for _, a := range m.args {
+		args = append(args, names.Replace(a))
+	}
+	cmd := exec.CommandContext(ctx, m.qemu, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var errs bytes.Buffer
 	cmd.Stderr = &errs

@@ -10,26 +10,31 @@ import (
 	"strings"
 )
 
-// metapackage depends on the newest kernel of a suite; the cloud flavour has the
-// serial console built in and nothing that a virtual machine lacks.
-const metapackage = "linux-image-cloud-amd64"
+// metapackage, with the architecture, depends on the newest kernel of a suite; the
+// cloud flavour has the serial console built in and nothing that a virtual machine lacks.
+const metapackage = "linux-image-cloud-"
 
 // archive is the file beside a kernel that holds its modules for a guest.
 const archive = "modules"
 
-// fetch returns the path of a suite's kernel, from dir where it is kept or from
-// the same server that this machine gets its packages from, and beside it the
-// archive of modules, if they are wanted.
-func fetch(ctx context.Context, suite, dir string, modules bool) (string, error) {
-	_, err := os.Stat(filepath.Join(dir, archive))
-	if kept, _ := filepath.Glob(filepath.Join(dir, "vmlinuz-*")); len(kept) > 0 && (err == nil || !modules) {
+// shell is the file beside a kernel that holds the shell for a guest.
+const shell = "busybox"
+
+// fetch returns the path of a row's kernel, from dir where it is kept or from
+// the same server that this machine gets its packages from, and beside it the shell
+// and the archive of modules, if they are wanted.
+func fetch(ctx context.Context, k kernel, dir string) (string, error) {
+	kept, _ := filepath.Glob(filepath.Join(dir, "vmlinuz-*"))
+	whole := len(kept) > 0 && there(dir, shell) && (!k.modules || there(dir, archive))
+	switch {
+	case whole:
 		return kept[0], nil
-	} else if len(kept) > 0 { // a kernel and its modules are of one package
+	case len(kept) > 0: // a kernel and its modules are of one package
 		if err := os.RemoveAll(dir); err != nil {
 			return "", err
 		}
 	}
-	a, err := newApt(ctx, suite, dir)
+	a, err := newApt(ctx, k, dir)
 	if err != nil {
 		return "", err
 	}
@@ -37,9 +42,9 @@ func fetch(ctx context.Context, suite, dir string, modules bool) (string, error)
 	if _, err := a.run("apt-get", "update"); err != nil {
 		return "", err
 	}
-	name, err := a.dependency(metapackage, "linux-image-")
+	name, err := a.dependency(metapackage+k.arch, "linux-image-")
 	if err == nil && name == "" {
-		err = fmt.Errorf("%s: %s depends on no kernel", suite, metapackage)
+		err = fmt.Errorf("%s: %s depends on no kernel", k.suite, metapackage+k.arch)
 	}
 	if err != nil {
 		return "", err
@@ -50,20 +55,25 @@ func fetch(ctx context.Context, suite, dir string, modules bool) (string, error)
 	} else if binary != "" {
 		name = binary
 	}
-	if _, err := a.run("apt-get", "download", name); err != nil {
+	if _, err := a.run("apt-get", "download", name, "busybox-static"); err != nil {
 		return "", err
 	}
-	return a.unpack(modules)
+	return a.unpack(k.modules)
 }
 
-// apt is an apt that knows one suite and touches nothing of the system's.
+func there(dir, name string) bool {
+	_, err := os.Stat(filepath.Join(dir, name))
+	return err == nil
+}
+
+// apt is an apt that knows one suite and architecture, and touches nothing of the system's.
 type apt struct {
 	ctx        context.Context
 	dir, state string
 	options    []string
 }
 
-func newApt(ctx context.Context, suite, dir string) (*apt, error) {
+func newApt(ctx context.Context, k kernel, dir string) (*apt, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -80,8 +90,11 @@ func newApt(ctx context.Context, suite, dir string) (*apt, error) {
 	if site == "" {
 		return nil, fmt.Errorf("this machine's apt knows no server of Debian")
 	}
-	list := filepath.Join(state, "sources.list")
-	line := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", strings.TrimSuffix(site, "/"), suite)
+	list, status := filepath.Join(state, "sources.list"), filepath.Join(state, "status") // nothing is installed
+	if err := os.WriteFile(status, nil, 0o644); err != nil {
+		return nil, err
+	}
+	line := fmt.Sprintf("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", strings.TrimSuffix(site, "/"), k.suite)
 	if err := os.WriteFile(list, []byte(line), 0o644); err != nil {
 		return nil, err
 	}
@@ -91,7 +104,7 @@ func newApt(ctx context.Context, suite, dir string) (*apt, error) {
 		}
 	}
 	a.options = []string{
-		"-qq", "-o", "Dir::Etc::sourcelist=" + list, "-o", "Dir::Etc::sourceparts=-",
+		"-qq", "-o", "APT::Architecture=" + k.arch, "-o", "APT::Architectures=" + k.arch, "-o", "Dir::State::status=" + status, "-o", "Dir::Etc::sourcelist=" + list, "-o", "Dir::Etc::sourceparts=-",
 		"-o", "Dir::State::lists=" + filepath.Join(state, "lists"), "-o", "Dir::Cache=" + state, "-o", "APT::Sandbox::User=root",
 		"-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false", "-o", "Acquire::Languages=none",
 	}
@@ -120,28 +133,49 @@ func (a *apt) run(program string, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// unpack keeps the kernel of the one package that was downloaded.
+// unpack keeps the kernel and the shell of the packages that were downloaded.
 func (a *apt) unpack(modules bool) (string, error) {
 	debs, _ := filepath.Glob(filepath.Join(a.state, "*.deb"))
-	if len(debs) != 1 {
-		return "", fmt.Errorf("%d packages were downloaded, expected one", len(debs))
-	}
 	tree := filepath.Join(a.state, "tree")
-	if out, err := exec.CommandContext(a.ctx, "dpkg-deb", "-x", debs[0], tree).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("dpkg-deb: %w: %s", err, out)
+	for _, deb := range debs {
+		if out, err := exec.CommandContext(a.ctx, "dpkg-deb", "-x", deb, tree).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("dpkg-deb: %w: %s", err, out)
+		}
 	}
-	images, _ := filepath.Glob(filepath.Join(tree, "boot", "vmlinuz-*"))
-	if len(images) == 0 {
-		images, _ = filepath.Glob(filepath.Join(tree, "usr", "lib", "modules", "*", "vmlinuz"))
+	image, err := oneOf(tree, "boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz")
+	if err != nil {
+		return "", err
 	}
-	if len(images) != 1 {
-		return "", fmt.Errorf("%s holds %d kernels, expected one", filepath.Base(debs[0]), len(images))
+	busybox, err := oneOf(tree, "bin/busybox", "usr/bin/busybox")
+	if err != nil {
+		return "", err
 	}
 	if modules {
 		if err := keepModules(tree, filepath.Join(a.dir, archive)); err != nil {
 			return "", err
 		}
 	}
-	to := filepath.Join(a.dir, "vmlinuz-"+filepath.Base(debs[0]))
-	return to, os.Rename(images[0], to)
+	if err := os.Rename(busybox, filepath.Join(a.dir, shell)); err != nil {
+		return "", err
+	}
+	release, err := oneOf(tree, "lib/modules/*", "usr/lib/modules/*")
+	if err != nil {
+		return "", err
+	}
+	to := filepath.Join(a.dir, "vmlinuz-"+filepath.Base(release))
+	return to, os.Rename(image, to)
+}
+
+// oneOf is the one file that a pattern has, of the first pattern that has some.
+func oneOf(tree string, patterns ...string) (string, error) {
+	for _, p := range patterns {
+		found, _ := filepath.Glob(filepath.Join(tree, p))
+		switch {
+		case len(found) == 1:
+			return found[0], nil
+		case len(found) > 1:
+			return "", fmt.Errorf("the packages hold %d of %s, expected one", len(found), p)
+		}
+	}
+	return "", fmt.Errorf("the packages hold no %s", patterns[0])
 }

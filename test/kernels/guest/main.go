@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -18,6 +19,9 @@ import (
 )
 
 const nobody = 65534
+
+// ports are the second serial port of each machine.
+var ports = map[string]string{"amd64": "/dev/ttyS1", "arm64": "/dev/ttyS0"}
 
 // line is what the host reads.
 type line struct {
@@ -68,7 +72,7 @@ func live() error {
 	if err != nil {
 		return fmt.Errorf("loopback: %w", err)
 	}
-	port, err := os.OpenFile("/dev/ttyS1", os.O_WRONLY|unix.O_NOCTTY, 0)
+	port, err := os.OpenFile(ports[runtime.GOARCH], os.O_WRONLY|unix.O_NOCTTY, 0)
 	if err != nil {
 		return err
 	}
