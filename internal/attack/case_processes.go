@@ -37,7 +37,7 @@ func processCases() []Case {
 		{Name: "landlock_layers", Category: Processes, twin: "child", control: mustKeep, attack: landlockLayers, needs: []need{landlockABI(1)},
 			What: "use up the layers that Landlock has, and lose nothing of the sandbox by it"},
 		{Name: "i386_calls", Category: Processes, twin: "child", attack: foreignI386, stops: []stop{by(WallFilter, wordKilled+"SIGSYS", "ENOSYS", "EPERM")},
-			What: "make 32-bit system calls through int 0x80, socketcall included"},
+			What: "make 32-bit system calls: through int 0x80 with socketcall, or by a 32-bit ARM program"},
 		{Name: "x32_calls", Category: Processes, twin: "child", attack: foreignX32, stops: []stop{by(WallFilter, "ENOSYS", "EPERM", "EAFNOSUPPORT", wordKilled+"SIGSYS")},
 			What: "make system calls by their x32 numbers, and with garbage above the number"},
 		{Name: "keep_open_file", Category: Processes, twin: "child", control: noControl, attack: ownPosture, stops: []stop{by(WallPrivilege, wordNothing), by(WallLaunch, wordNothing)},
