@@ -99,8 +99,11 @@ func TestNoTrace(t *testing.T) {
 	// A thread that the runtime is making blocks every signal until it runs.
 	posture := func() (s string) {
 		for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-			if s = look(); strings.Count(s, "SigBlk:") == 1 || time.Now().After(end) {
+			if s = look(); strings.Count(s, "SigBlk:") == 1 {
 				return s
+			}
+			if time.Now().After(end) {
+				t.Fatalf("a thread goes on without its signals:\n%s", s)
 			}
 		}
 	}
