@@ -19,6 +19,18 @@ import (
 // be held, because its length changes.
 const maxBody = 256 << 10
 
+// maxAdded bounds what one credential adds to a body or to a message, in bytes: a
+// placeholder is short, and can be there thousands of times.
+const maxAdded = 256 << 10
+
+// fill puts a value in the place of each of a credential's placeholders.
+func (c *Credential) fill(b []byte, value string) ([]byte, error) {
+	if n := bytes.Count(b, []byte(c.Placeholder)); n*(len(value)-len(c.Placeholder)) > maxAdded {
+		return nil, c.refuse(Misplaced, "is there %d times, and its secret would add more than 256 KiB", n)
+	}
+	return bytes.ReplaceAll(b, []byte(c.Placeholder), []byte(value)), nil
+}
+
 // body looks at the body: at once where the policy lets placeholders be replaced
 // in it, and else as it passes.
 func (q *request) body(*signer) error {
@@ -42,18 +54,19 @@ func (q *request) body(*signer) error {
 	if len(b) > maxBody {
 		return &Refusal{Code: Misplaced, Provider: q.ep.L7.CredentialProvider, Detail: "the body is longer than 256 KiB, within which placeholders are replaced"}
 	}
-	text := string(b)
+	text := b
 	for i, c := range q.creds {
-		if !strings.Contains(text, q.names[i]) {
+		if !bytes.Contains(text, []byte(q.names[i])) {
 			continue
 		}
 		if len(c.Places) == 0 {
 			return q.found(c, "in a body", nil) // of what signs, nothing is ever sent
 		}
-		if err := q.found(c, "", func(secret string) error {
-			text = strings.ReplaceAll(text, c.Placeholder, write(secret))
-			q.setBody([]byte(text))
-			return nil
+		if err := q.found(c, "", func(secret string) (err error) {
+			if text, err = c.fill(text, write(secret)); err == nil {
+				q.setBody(text)
+			}
+			return err
 		}); err != nil {
 			return err
 		}
@@ -184,7 +197,9 @@ func (in *Injector) Message(ctx context.Context, ep *policy.Endpoint, host strin
 		if json.Valid(b) {
 			value = jsonText(value)
 		}
-		out = bytes.ReplaceAll(out, []byte(c.Placeholder), []byte(value))
+		if out, err = c.fill(out, value); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }

@@ -1,11 +1,13 @@
 package inject
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -18,6 +20,8 @@ func basicOf(userPassword string) string {
 
 // TestApply is the list of places: what is sent, or why nothing is.
 func TestApply(t *testing.T) {
+	long := strings.Repeat("s", 16<<10)
+	many := maxAdded / (len(long) - len(ph))
 	body := func(e *policy.Endpoint) { e.L7.RequestBodyCredentialRewrite = true }
 	for _, c := range []struct {
 		name    string
@@ -27,6 +31,7 @@ func TestApply(t *testing.T) {
 		ep      func(*policy.Endpoint)
 		want    string // in what is sent
 		code    Code   // or why nothing is
+		secret  string // canary, if it is empty
 	}{
 		{name: "no placeholder", first: "GET https://api.example/v1/x?a=b", headers: []string{"Accept: x"}, want: "Accept: x"},
 		{name: "whole header", first: "GET https://api.example/v1/x", headers: []string{"X-Api-Key: " + ph}, want: "X-Api-Key: " + canary},
@@ -79,11 +84,17 @@ func TestApply(t *testing.T) {
 		{name: "body that is gzip", first: "POST https://api.example/v1/x", headers: []string{"Content-Type: text/plain", "Content-Encoding: gzip"}, body: ph, ep: body, code: Misplaced},
 		{name: "body of no known type", first: "POST https://api.example/v1/x", headers: []string{"Content-Type: application/octet-stream"}, body: ph, ep: body, code: Misplaced},
 		{name: "body too long", first: "POST https://api.example/v1/x", headers: []string{"Content-Type: text/plain"}, body: strings.Repeat("x", maxBody+1), ep: body, code: Misplaced},
+		{name: "in as many places as may be", first: "GET https://api.example/v1/x?" + strings.Repeat("key="+ph+"&", maxPlaces), secret: long, want: "?" + strings.Repeat("key="+long+"&", maxPlaces)},
+		{name: "in one place too many", first: "GET https://api.example/v1/x?" + strings.Repeat("key="+ph+"&", maxPlaces+1), secret: long, code: Misplaced},
+		{name: "in far too many places", first: "GET https://api.example/v1/x?" + strings.Repeat("key="+ph+"&", 370), secret: long, code: Misplaced},
+		{name: "as many as may be in a body", first: "POST https://api.example/v1/x", headers: []string{"Content-Type: text/plain"}, body: strings.Repeat(ph, many), secret: long, ep: body, want: strings.Repeat(long, many)},
+		{name: "too many in a body", first: "POST https://api.example/v1/x", headers: []string{"Content-Type: text/plain"}, body: strings.Repeat(ph, many+1), secret: long, ep: body, code: Misplaced},
+		{name: "far too many in a body", first: "POST https://api.example/v1/x", headers: []string{"Content-Type: text/plain"}, body: strings.Repeat(ph, maxBody/len(ph)), secret: long, ep: body, code: Misplaced},
 		{name: "body as long as may be", first: "POST https://api.example/v1/x", headers: []string{"Content-Type: text/plain"}, body: strings.Repeat("x", maxBody-len(ph)) + ph, ep: body, want: "x" + canary},
 		{name: "body on its way to another path", first: "POST https://api.example/v2/x", headers: []string{"Content-Type: text/plain"}, body: ph, ep: body, code: Unbound},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			in := injector(t, credential(&held{value: canary}))
+			in := injector(t, credential(&held{value: cmp.Or(c.secret, canary)}))
 			r := outgoing(t, c.first, c.body, c.headers...)
 			before, beforeURL := r.Header, r.URL
 			port := uint16(443)
@@ -97,7 +108,13 @@ func TestApply(t *testing.T) {
 					port = 80
 				}
 			}
+			var start, end runtime.MemStats
+			runtime.ReadMemStats(&start)
 			err := in.Apply(t.Context(), endpoint(c.ep), r.URL.Hostname(), port, r)
+			runtime.ReadMemStats(&end)
+			if used := end.TotalAlloc - start.TotalAlloc; used > 8<<20 {
+				t.Errorf("%d bytes of garbage, want less than 8 MiB", used)
+			}
 			if got := codeOf(err); got != c.code {
 				t.Fatalf("Apply = %v, want %q", err, c.code)
 			}
@@ -256,6 +273,28 @@ func TestMessage(t *testing.T) {
 		got, err := in.Message(t.Context(), c.ep, c.host, 443, c.target, c.text, []byte(c.in))
 		if codeOf(err) != c.code || string(got) != c.want {
 			t.Errorf("%s: Message = %q, %v, want %q, %q", c.name, got, err, c.want, c.code)
+		}
+	}
+}
+
+// TestMessagesWithManyPlaceholders: what long secrets add to a message is bounded.
+func TestMessagesWithManyPlaceholders(t *testing.T) {
+	long := strings.Repeat("s", 16<<10)
+	in := injector(t, credential(&held{value: long}))
+	target, _ := url.Parse("https://api.example/v1/socket")
+	open := endpoint(func(e *policy.Endpoint) { e.L7.WebSocketCredentialRewrite = true })
+	many := maxAdded / (len(long) - len(ph))
+	for n, code := range map[int]Code{many: "", many + 1: Misplaced, 100_000: Misplaced} {
+		text := []byte(strings.Repeat(ph, n))
+		var start, end runtime.MemStats
+		runtime.ReadMemStats(&start)
+		got, err := in.Message(t.Context(), open, "api.example", 443, target, true, text)
+		runtime.ReadMemStats(&end)
+		if codeOf(err) != code || code == "" && string(got) != strings.Repeat(long, n) {
+			t.Errorf("%d placeholders: %d bytes, %v, want %q", n, len(got), err, code)
+		}
+		if used := end.TotalAlloc - start.TotalAlloc; used > 8<<20 {
+			t.Errorf("%d placeholders: %d bytes of garbage, want less than 8 MiB", n, used)
 		}
 	}
 }

@@ -132,7 +132,11 @@ func (q *request) write(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := e.put(value); err != nil {
+		err = e.put(value)
+		if no, ok := errors.AsType[*Refusal](err); ok {
+			return no
+		}
+		if err != nil {
 			return &Refusal{Unavailable, e.cred.Provider, "the secret of provider " + e.cred.Provider + " does not fit its place: " + err.Error(), nil}
 		}
 	}

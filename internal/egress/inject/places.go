@@ -9,6 +9,10 @@ import (
 	"sallyport/internal/policy/profile"
 )
 
+// maxPlaces bounds the places of one request that placeholders are replaced in: a
+// secret can be far longer, and a query have hundreds of them.
+const maxPlaces = 16
+
 // found is a placeholder in a place: the edit if it may be there, a refusal if
 // not.
 func (q *request) found(c *Credential, where string, put func(string) error) error {
@@ -17,6 +21,9 @@ func (q *request) found(c *Credential, where string, put func(string) error) err
 	}
 	if err := q.bound(c); err != nil {
 		return err
+	}
+	if len(q.edits) == maxPlaces {
+		return c.refuse(Misplaced, "is the last of more than %d in this request", maxPlaces)
 	}
 	q.edits = append(q.edits, edit{c, put})
 	return nil
