@@ -174,20 +174,32 @@ func cannotIsolate(err error) error {
 // microseconds; a firewall that drops lets the time run out.
 const patience = 5 * time.Second
 
-// proveReach connects from inside to the proxy, which must work.
+// overdue is how long a connection is looked for that has run out of time.
+const overdue = 100 * time.Millisecond
+
+// proveReach connects from inside to the proxy, which must work. A connection that
+// arrives has been made: where it was not noticed in time, this process stood still
+// and no firewall stands between.
 func (s *sandbox) proveReach() error {
-	l := s.space.link
-	if err := s.space.reach(s.proxyAddr); err != nil {
-		return refused(fmt.Sprintf("let the host's firewall accept TCP from interface %s* (nft: iifname %q accept; firewalld: add it to the trusted zone)", netns.LinkPrefix, netns.LinkPrefix+"*")+orPlatform,
-			"a firewall of this host stands between %v and the proxy on %v: %w", l.Agent(), s.proxyAddr, err)
+	l, wait := s.space.link, s.space.patience
+	failed := s.space.reach(s.proxyAddr)
+	if failed != nil {
+		wait = overdue
 	}
-	s.listener.SetDeadline(time.Now().Add(s.space.patience))
+	s.listener.SetDeadline(time.Now().Add(wait))
 	c, err := s.listener.AcceptTCP()
 	s.listener.SetDeadline(time.Time{})
-	if err != nil {
-		return refused("", "the proxy's listener: %w", err)
+	switch {
+	case err == nil && (failed == nil || c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr() == l.Agent()):
+		return c.Close()
+	case err == nil:
+		c.Close()
+		fallthrough
+	case failed != nil:
+		return refused(fmt.Sprintf("let the host's firewall accept TCP from interface %s* (nft: iifname %q accept; firewalld: add it to the trusted zone)", netns.LinkPrefix, netns.LinkPrefix+"*")+orPlatform,
+			"a firewall of this host stands between %v and the proxy on %v: %w", l.Agent(), s.proxyAddr, failed)
 	}
-	return c.Close()
+	return refused("", "the proxy's listener: %w", err)
 }
 
 // proveClosed connects from inside to another server on the proxy's address,

@@ -177,8 +177,9 @@ func raiseInside(l *Link) error {
 	return awaitUp(Inside)
 }
 
-// upWithin is how long an interface may take until it sends.
-const upWithin = 3 * time.Second
+// upWithin is how long an interface may take until it sends, on a machine that is
+// overloaded, too.
+const upWithin = 10 * time.Second
 
 // awaitUp waits until an interface really sends: one that was raised before its
 // other end drops everything until the kernel's link watch has run, and a lost
