@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/http"
 	"runtime"
 	"slices"
 	"strconv"
@@ -345,5 +346,54 @@ func TestBounds(t *testing.T) {
 				w.eventually("no body is held", func() bool { return w.server.held.Load() == 0 })
 			})
 		})
+	}
+}
+
+// TestFramingIsBounded: what frames a chunked body, its extensions and trailers, is
+// read over if it is short. Where it is long or has no end the client is told so and
+// closed, whether the body is held or passes as it comes, and no server takes it for
+// a whole one.
+func TestFramingIsBounded(t *testing.T) {
+	body := call(0).body
+	chunk := fmt.Sprintf("%x", len(body))
+	for _, c := range []struct {
+		why, framed string // %s: what is long
+		under, over int
+	}{
+		{"extension", chunk + ";x=%s\r\n" + body + "\r\n0\r\n\r\n", 1000, 8 << 10},
+		{"extension without an end", chunk + ";x=%s\r\n" + body + "\r\n0\r\n\r\n", 0, times * bound},
+		{"size", "%s" + chunk + "\r\n" + body + "\r\n0\r\n\r\n", 10, 100},
+		{"trailer", chunk + "\r\n" + body + "\r\n0\r\nX: %s\r\n\r\n", 8 << 10, times * bound},
+	} {
+		for _, path := range []string{"/rpc", "/full"} {
+			t.Run(c.why+" "+path, func(t *testing.T) {
+				w, own := inspecting(t, policyOf(t, boundsPolicy+"\n      - {host: api.example.com, port: 443, protocol: rest, path: /full, access: full, enforcement: enforce}"))
+				var got seen
+				w.secureWeb(false, func(rw http.ResponseWriter, r *http.Request) {
+					if b, err := io.ReadAll(r.Body); err == nil {
+						got.add("%s", b)
+					}
+				}, "api.example.com:443")
+				ask := func(n int) (*raw, *http.Response, string, int64) {
+					text := []byte("POST " + path + " HTTP/1.1\r\nHost: api.example.com\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" + fmt.Sprintf(c.framed, repeat("0", n)))
+					conn := w.raw(w.tunnelTLS(own, "api.example.com:443", "api.example.com"))
+					before := allocated()
+					conn.Write(text)
+					r, b := conn.answer("POST")
+					return conn, r, b, allocated() - before
+				}
+				conn, r, b, used := ask(c.over)
+				if r.StatusCode != 400 || !strings.Contains(b, `"bad_request"`) || used > memory*bound {
+					t.Errorf("%s %s, %d bytes allocated; want 400", r.Status, b, used)
+				}
+				conn.ends()
+				if told := w.told(); !slices.Equal(told, []string{"bad_request Blocked"}) || len(got.all()) > 0 {
+					t.Errorf("events %q, want bad_request; the server got %q", told, got.all())
+				}
+				if _, r, b, _ := ask(c.under); r.StatusCode != 200 || !slices.Equal(got.all(), []string{body}) {
+					t.Errorf("below the bound: %s %s; the server got %q", r.Status, b, got.all())
+				}
+			})
+		}
 	}
 }

@@ -167,7 +167,7 @@ func (r *request) outgoing(x *session, v *verdict, before *prelude) *http.Reques
 	}
 	out := &http.Request{
 		Method: r.method, URL: r.URL, Host: r.authority(), ContentLength: r.ContentLength,
-		Header: make(http.Header, len(r.Header)+1), Body: counted{r.Body, x}, Trailer: r.Trailer,
+		Header: make(http.Header, len(r.Header)+1), Body: counted{ofClient{r.Body}, x}, Trailer: r.Trailer,
 	}
 	if r.ContentLength == 0 {
 		out.Body = nil

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -82,12 +83,32 @@ func refusedSecret(v *verdict, err error) *denial {
 }
 
 // unsent is why a request was given up while it was sent: a placeholder in its
-// body. It is nil if that was not the reason.
+// body, or a body that cannot be read. It is nil if that was not the reason.
 func unsent(v *verdict, err error) *denial {
 	if s, ok := errors.AsType[withStatus](err); ok {
 		return refusedSecret(v, s)
 	}
+	if _, ok := errors.AsType[unreadable](err); ok {
+		return &denial{code: badRequestCode, detail: "the body could not be read", cause: err, decision: v.Decision}
+	}
 	return nil
+}
+
+// unreadable is an error of a client's body.
+type unreadable struct{ error }
+
+func (u unreadable) Unwrap() error { return u.error }
+
+// ofClient tells what is wrong with a client's body from what is wrong with the
+// server that it is sent to. That nothing is read any more is neither.
+type ofClient struct{ io.ReadCloser }
+
+func (b ofClient) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) && !timedOut(err) {
+		err = unreadable{err}
+	}
+	return n, err
 }
 
 // scrub takes secrets out of an answer.
@@ -150,7 +171,7 @@ func (x *session) send(r *request, up *upstream, rd *bufio.Reader) (sent chan er
 // sendBody streams the request's body in a framing of its own: chunk extensions
 // and trailers end here.
 func (x *session) sendBody(r *request, up *upstream) error {
-	err := x.copyBody(chunkWriter{w: up.bw, to: up.wire, on: r.chunked()}, r.Body)
+	err := x.copyBody(chunkWriter{w: up.bw, to: up.wire, on: r.chunked()}, ofClient{r.Body})
 	if err != nil {
 		up.abort() // the server must not take it for the whole body
 	}
