@@ -52,7 +52,8 @@ const (
 	lookAtEnds   = 5 * time.Second        // for ends that were not heard of
 	lookForThose = 200 * time.Millisecond // that are under way, or to be shut down and were not found
 	findWithin   = 5 * time.Second
-	lastEnds     = 250 * time.Millisecond // for the kernel to tell of the last ones
+	lastLook     = 5 * time.Millisecond // for the kernel to tell of the last ones,
+	lastLooks    = 50                   // and how often: a process that stood still has not waited
 )
 
 // admit says whether a connection may be made directly: the kernel tells of its
@@ -327,8 +328,8 @@ func (d *direct) shutdown(process, number int) {
 // stop ends the watch when the sandbox is empty, with an event for each connection
 // that the kernel has not told of yet.
 func (s *directs) stop() {
-	for end := s.now().Add(lastEnds); s.any() && s.now().Before(end); {
-		time.Sleep(lastEnds / 50)
+	for n := 0; n < lastLooks && s.any(); n++ {
+		time.Sleep(lastLook)
 	}
 	s.mu.Lock()
 	for _, d := range s.all() {

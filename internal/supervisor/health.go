@@ -11,10 +11,13 @@ import (
 	"sallyport/internal/confine/gate"
 )
 
-// answerWithin is how long a call of the agent may wait for the gate before
-// the sandbox no longer counts as held. It is thousands of times what a call
-// takes.
-const answerWithin = 500 * time.Millisecond
+// A call of the agent may wait for the gate for so many looks before the sandbox no
+// longer counts as held: half a second, which is thousands of times what a call takes.
+// A process that stood still has not looked meanwhile.
+const (
+	looks     = 20
+	lookAfter = 25 * time.Millisecond
+)
 
 var errNotAnswering = errors.New("supervisor: calls of the agent wait for the gate and are not answered")
 
@@ -44,11 +47,11 @@ func (h *health) ended(part string) {
 }
 
 // check looks at the kernel's queue of notified calls: one that waits while the
-// gate answers none is a gate that hangs. It takes answerWithin at most.
+// gate answers none is a gate that hangs.
 func (h *health) check() error {
 	before, waiting, err := h.look()
-	for end := time.Now().Add(answerWithin); err == nil && waiting && time.Now().Before(end); {
-		time.Sleep(answerWithin / 20)
+	for n := 0; n < looks && err == nil && waiting; n++ {
+		time.Sleep(lookAfter)
 		var now uint64
 		if now, waiting, err = h.look(); now != before {
 			return err
