@@ -383,3 +383,31 @@ func heap() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc + m.StackInuse)
 }
+
+// TestRefusedClientsEnd: a client that was refused may read why for a moment. One that
+// neither goes nor is silent is not listened to for ever.
+func TestRefusedClientsEnd(t *testing.T) {
+	for _, goesOn := range []bool{false, true} {
+		t.Run(fmt.Sprint("goes on: ", goesOn), func(t *testing.T) {
+			w := newWorld(t, rules{})
+			c := w.open().send("rubbish\n")
+			if r, _ := c.answer("GET"); r.StatusCode != 400 {
+				t.Fatalf("%s, want 400", r.Status)
+			}
+			sent, more := 0, make([]byte, 64<<10)
+			for goesOn {
+				n, err := c.Write(more)
+				if sent += n; err != nil {
+					break
+				}
+				if sent > lingerBytes+64<<20 { // far more than is between the two
+					t.Fatalf("%d bytes were taken of a client that was refused", sent)
+				}
+			}
+			w.eventually("the end, though the client stays", func() bool { return len(w.server.conns.all()) == 0 })
+			if told := w.told(); !slices.Equal(told, []string{"bad_request Blocked"}) {
+				t.Errorf("events %q, want bad_request", told)
+			}
+		})
+	}
+}

@@ -354,7 +354,7 @@ func TestOverridesInTrailers(t *testing.T) {
 // TestOnlyHTTPPasses: an endpoint with rules takes nothing that cannot be read.
 func TestOnlyHTTPPasses(t *testing.T) {
 	w, _ := inspecting(t, policyOf(t, readOnlyPolicy), func(o *Options) { o.Limits.HeadTime = 100 * time.Millisecond })
-	for _, first := range []string{"SSH-2.0-x\r\n", "\x00\x01\x02", "\x16\x03\x01\x00\x05hello", ""} {
+	for _, first := range []string{"SSH-2.0-x\r\n", "\x00\x01\x02", "\x16\x03\x01\x00\x05hello", "", strings.Repeat("A", maxMethod+1) + " / HTTP/1.1\r\nHost: api.example.com\r\n\r\n"} {
 		c := w.saying("CONNECT api.example.com:443 HTTP/1.1\r\n\r\n" + first)
 		if r, err := http.ReadResponse(c.br, &http.Request{Method: "CONNECT"}); err != nil || r.StatusCode != 200 {
 			t.Fatalf("%q: %v, %v", first, r, err)

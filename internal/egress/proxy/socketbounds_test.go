@@ -21,26 +21,36 @@ import (
 	relay "sallyport/internal/egress/l7/websocket"
 )
 
-// TestMessagesAreBounded: a message that is too large, or for which there is no room
-// among those of all, ends its websocket with the code for that, towards the server
-// too, which gets none of it, and with one event. One just below passes.
+// TestMessagesAreBounded: a message that is too large, for who relays it, for rules
+// about GraphQL or for a middleware, or for which there is no room among those of all,
+// ends its websocket with the code for that, towards the server too, which gets none
+// of it, and with the event of its end; what a rule or a middleware cannot see is a
+// denial before. One just below passes.
 func TestMessagesAreBounded(t *testing.T) {
-	const most = 4 << 20
+	const most, read = 4 << 20, 64 << 10
+	const subscribe = `{"id":"1","type":"subscribe","payload":{"query":"{a}"}}`
+	denied := []string{"body_too_large Blocked"}
 	for _, c := range []struct {
-		room int64 // for all messages
-		sent int
-		code websocket.StatusCode
+		path, more string
+		room       int64 // for all messages
+		sent       int   // a part of which is subscribe
+		code       websocket.StatusCode
+		told       []string // before the end
 	}{
-		{messageBudget, most, 0},
-		{messageBudget, 32 * most, websocket.StatusMessageTooBig},
-		{most / 2, most, websocket.StatusTryAgainLater},
+		{"/chat", "", messageBudget, most, 0, nil},
+		{"/chat", "", messageBudget, 32 * most, websocket.StatusMessageTooBig, nil},
+		{"/chat", "", most / 2, most, websocket.StatusTryAgainLater, nil},
+		{"/graph", "", messageBudget, read, 0, nil},
+		{"/graph", "", messageBudget, read + 1, websocket.StatusMessageTooBig, denied},
+		{"/chat", redactor("config: {max_body_bytes: 65536}"), messageBudget, read, 0, nil},
+		{"/chat", redactor("config: {max_body_bytes: 65536}"), messageBudget, read + 1, websocket.StatusMessageTooBig, denied},
 	} {
-		t.Run(fmt.Sprint(c.sent, " of ", c.room), func(t *testing.T) {
-			w, own := inspecting(t, policyOf(t, socketPolicy))
+		t.Run(fmt.Sprint(c.path, " ", c.more != "", " ", c.sent, " of ", c.room), func(t *testing.T) {
+			w, own := inspecting(t, policyWith(t, socketPolicy, c.more))
 			w.server.messages = relay.NewBudget(c.room)
 			got := make(chan string, 2)
 			w.secureWeb(false, func(rw http.ResponseWriter, r *http.Request) {
-				s, err := websocket.Accept(rw, r, nil)
+				s, err := websocket.Accept(rw, r, &websocket.AcceptOptions{Subprotocols: []string{"graphql-transport-ws"}})
 				if err != nil {
 					return
 				}
@@ -56,16 +66,22 @@ func TestMessagesAreBounded(t *testing.T) {
 			}, "api.example.com:443")
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			s, _, err := websocket.Dial(ctx, "wss://api.example.com/chat", &websocket.DialOptions{HTTPClient: w.client(own, false)})
+			s, _, err := websocket.Dial(ctx, "wss://api.example.com"+c.path, &websocket.DialOptions{HTTPClient: w.client(own, false), Subprotocols: []string{"graphql-transport-ws"}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer s.CloseNow()
-			piece := bytes.Repeat([]byte("x"), 64<<10)
+			piece := bytes.Repeat([]byte(" "), 64<<10)
 			before := allocated()
 			to, err := s.Writer(ctx, websocket.MessageText)
-			for n := 0; n < c.sent && err == nil; n += len(piece) {
-				_, err = to.Write(piece)
+			if err == nil {
+				_, err = io.WriteString(to, subscribe)
+			}
+			for n := len(subscribe); n < c.sent && err == nil; n += len(piece) {
+				_, err = to.Write(piece[:min(len(piece), c.sent-n)])
+			}
+			if c.told != nil {
+				to.Close() // it is seen as a whole
 			}
 			if c.code == 0 {
 				if to.Close(); receive(t, got) != fmt.Sprint(c.sent) {
@@ -84,7 +100,7 @@ func TestMessagesAreBounded(t *testing.T) {
 				t.Errorf("the server: %s", b)
 			}
 			w.eventually("one event", func() bool {
-				return slices.Equal(w.told(), []string{fmt.Sprintf("websocket_%d Allowed", c.code)})
+				return slices.Equal(w.told(), append(c.told, fmt.Sprintf("websocket_%d Allowed", c.code)))
 			})
 		})
 	}
