@@ -22,7 +22,7 @@ const bodiesPolicy = `      - host: api.example.com
         path: /rpc
         enforcement: enforce
         json_rpc: {max_body_bytes: 1024}
-        rules: [{allow: {method: get_balance}}]
+        rules: [{allow: {method: get_balance}}, {allow: {method: pay, params: {to: alice}}}]
       - host: api.example.com
         port: 443
         protocol: graphql
@@ -45,6 +45,9 @@ func TestBodiesAreRead(t *testing.T) {
 		w.secureWeb(h2, got.recording, "api.example.com:443")
 		client := w.client(own, h2)
 		rpc := func(m string) string { return `{"jsonrpc": "2.0", "id": 1,  "method": "` + m + `"}` }
+		pay := func(params string) string {
+			return `{"jsonrpc":"2.0","id":1,"method":"pay","params":` + params + `}`
+		}
 		call := func(tool string) string {
 			return `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"` + tool + `","arguments":{}}}`
 		}
@@ -57,6 +60,9 @@ func TestBodiesAreRead(t *testing.T) {
 			{"/rpc", rpc("send_money"), 403, []event.Operation{{Method: "send_money"}}},
 			{"/rpc", "[" + rpc("get_balance") + "," + rpc("send_money") + "]", 403, []event.Operation{{Method: "get_balance"}, {Method: "send_money"}}},
 			{"/rpc", `{"jsonrpc":"2.0","id":1,"method":"get_balance","method":"send_money"}`, 403, nil},
+			{"/rpc", pay(`{"to":"alice"}`), 200, []event.Operation{{Method: "pay"}}},
+			{"/rpc", pay(`{"to":"eve"}`), 403, []event.Operation{{Method: "pay"}}},
+			{"/rpc", pay(`{"to":"eve","":{"to":"alice"}}`), 403, []event.Operation{{Method: "pay"}}},
 			{"/rpc", `not JSON`, 403, nil},
 			{"/rpc", rpc("get_" + strings.Repeat("x", 2000)), 413, nil},
 			{"/graphql", `{"query":"query Who { me: viewer { login } }"}`, 200, []event.Operation{{Type: "query", Name: "Who", Fields: []string{"viewer"}}}},
