@@ -54,7 +54,7 @@ image: ## write the supervisor's image, sallyport-supervisor.tar
 	$(GO) run ./deploy/image
 e2e-kubernetes: ## test pods in a real cluster, as root; builds it first (cold: 15 minutes)
 	$(GO) run ./test/kubernetes/cmd/kubebed test
-e2e-kernels: ## run the attack suite on Debian's kernels, in qemu with software emulation (about half an hour)
+e2e-kernels: ## run the attack suite on Debian's kernels, in qemu with software emulation (about an hour)
 	$(GO) run ./test/kernels
 man: ## print the manual page
 	@$(GO) run ./cmd/sallyport man

@@ -37,7 +37,7 @@ var kernels = []kernel{
 	{"bullseye", "amd64", "5.10: no Landlock", false, false},
 	{"bookworm", "amd64", "6.1: Landlock ABI 2, no network rules, no scopes", true, false},
 	{"trixie", "amd64", "6.12: Landlock ABI 6 (scopes)", true, true},
-	{"trixie", "arm64", "the same on another processor", true, false},
+	{"trixie", "arm64", "the same on another processor", true, true},
 	{"forky", "amd64", "the newest that Debian has", true, false},
 }
 
