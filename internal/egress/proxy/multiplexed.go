@@ -102,10 +102,11 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 		if before.n.Load() > maxInterim {
 			err = errInterim // net/http has wrapped it in words of its own
 		}
-		if no := unsent(v, err); no != nil {
+		no, gone := unsent(v, err), r.Context().Err() != nil && !r.revoked()
+		if no != nil && !(gone && no.code == badRequestCode) { // else the body broke off because the client has left
 			return nil, no
 		}
-		if r.Context().Err() != nil && !r.revoked() {
+		if gone {
 			panic(http.ErrAbortHandler) // nobody waits for the answer
 		}
 		return nil, broken(v, err)

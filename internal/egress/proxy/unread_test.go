@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"sallyport/internal/policy"
 )
 
@@ -132,4 +134,34 @@ func TestLateInterimAnswer(t *testing.T) {
 	time.Sleep(50 * time.Millisecond) // for net/http to forget the stream, which nothing tells
 	close(late.on)
 	get("/next", 200)
+}
+
+// TestUploadsThatBreakOff: a client that leaves in the middle of its body is no fault
+// of the server, which does not take it for whole. One that resets its stream, as
+// HTTP/2 can, has said so itself and is no event.
+func TestUploadsThatBreakOff(t *testing.T) {
+	versions(t, func(t *testing.T, h2 bool) {
+		w, own := inspecting(t, policyOf(t, fullHost))
+		begun, ended := make(chan struct{}), make(chan error, 1)
+		w.secureWeb(h2, func(_ http.ResponseWriter, r *http.Request) {
+			io.ReadFull(r.Body, make([]byte, 5))
+			close(begun)
+			_, err := io.Copy(io.Discard, r.Body)
+			ended <- err
+		}, "api.example.com:443")
+		c := w.speak(own, h2)
+		c.Write(c.begin(ask{method: "POST", path: "/", body: "begin", length: 10, open: true}))
+		<-begun
+		want := []string{"bad_request Blocked"}
+		if m, is := c.(*multiplex); is {
+			want = nil
+			m.in.WriteRSTStream(m.last, http2.ErrCodeCancel)
+		} else {
+			c.(single).Close()
+		}
+		if err := <-ended; err == nil {
+			t.Error("the server has taken it for whole")
+		}
+		w.eventually("the events", func() bool { return slices.Equal(w.told(), want) })
+	})
 }
