@@ -17,9 +17,11 @@ import (
 	"sallyport/internal/policy/rego"
 )
 
-// maxLearned bounds what one session can make the learner hold: connections of
-// a program to a host and port, and requests of one of these.
-const maxLearned = 1024
+// Bounds of what one session can make the learner hold.
+const (
+	maxLearned  = 1024  // connections of a program to a host and port, requests of one of these, and remarks
+	maxRequests = 16384 // requests in all
+)
 
 // learner writes down what a session used, and what it was denied. It never lets
 // anything through: it only listens.
@@ -30,6 +32,7 @@ type learner struct {
 	mu      sync.Mutex
 	used    map[flow]*evidence
 	denied  map[flow]*evidence
+	held    int             // requests in both
 	remarks map[string]bool // what could not be written as a rule, a sentence each
 }
 
@@ -45,6 +48,7 @@ type evidence struct {
 	whole  bool                                // a connection that was not read
 	native bool                                // by protocol: tcp
 	read   map[reading]map[string]policy.Match // requests, by how they were read and by their text
+	held   int                                 // requests, and readings without one
 	addrs  []netip.Prefix                      // that only allowed_ips opens
 }
 
@@ -57,11 +61,21 @@ type reading struct {
 	looseTool bool
 }
 
-func (v *evidence) requests() (n int) {
-	for _, seen := range v.read {
-		n += len(seen)
+// note adds the matches of a request, and returns how much more is held.
+func (v *evidence) note(how reading, matches []policy.Match) int {
+	before := v.held
+	if v.read[how] == nil {
+		v.read[how] = map[string]policy.Match{}
+		v.held++
 	}
-	return n
+	for _, m := range matches {
+		key := m.Render()
+		if _, seen := v.read[how][key]; !seen {
+			v.read[how][key] = m
+			v.held++
+		}
+	}
+	return v.held - before
 }
 
 // readingOf is how a request to path is read at an endpoint. What has operations is
@@ -100,11 +114,13 @@ func matchOf(r *event.HTTPRequest) (_ policy.Match, ok bool) {
 // each operation, none for a request of MCP without one, which needs no rule.
 func matchesOf(e event.Event, protocol policy.Protocol) (_ []policy.Match, ok bool) {
 	m, ok := matchOf(e.HTTPRequest)
-	if !ok || protocol == policy.REST {
-		return []policy.Match{m}, ok
-	}
 	told, all := e.Operations()
 	switch {
+	case !ok:
+		return nil, false
+	case protocol == policy.REST:
+		// Else it was read by another policy than that of the start.
+		return []policy.Match{m}, len(told) == 0 && all && m.Method != policy.MethodText
 	case len(told) == 0 && protocol == policy.WebSocket:
 		return []policy.Match{m}, all
 	case len(told) == 0:
@@ -190,7 +206,7 @@ func (l *learner) add(v *evidence, f flow, e event.Event, ep *policy.Endpoint, b
 	case r == nil || !read && e.HTTPResponse != nil && e.HTTPResponse.Code == 101: // a websocket that nobody read
 		v.whole = true
 		v.native = ep != nil && ep.Protocol == policy.TCP
-	case v.requests() >= maxLearned:
+	case v.held >= maxLearned || l.held >= maxRequests:
 		l.remark(fmt.Sprintf("%s:%d: more requests than can be held were seen; some are left out", f.host, f.port))
 	default:
 		how := readingOf(ep, r.URL.Path)
@@ -199,12 +215,7 @@ func (l *learner) add(v *evidence, f flow, e event.Event, ep *policy.Endpoint, b
 			l.remark(fmt.Sprintf("%s:%d: a request cannot be written as a rule: %s %s", f.host, f.port, r.HTTPMethod, r.URL.Path))
 			return
 		}
-		if v.read[how] == nil {
-			v.read[how] = map[string]policy.Match{}
-		}
-		for _, m := range matches {
-			v.read[how][m.Render()] = m
-		}
+		l.held += v.note(how, matches)
 		if read && ep.Protocol == policy.WebSocket && ep.Access == "full" {
 			l.remark(fmt.Sprintf("%s:%d: binary messages of a websocket are not in events; access: full takes them, and no rule does", f.host, f.port))
 		}

@@ -72,7 +72,12 @@ func (l *learner) close(document []byte) error {
 			b.WriteString("# " + line)
 		}
 	}
-	_, err := io.WriteString(l.file, b.String())
+	text := b.String()
+	if _, _, err := policy.Parse("learned", []byte(text)); err != nil { // the policy has changed meanwhile, and what was read by both does not agree
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		text = "# This is no policy yet: " + event.Escape(first) + "\n" + text
+	}
+	_, err := io.WriteString(l.file, text)
 	if e := l.file.Close(); err == nil {
 		err = e
 	}
@@ -105,7 +110,7 @@ func asPolicies(seen map[flow]*evidence) []policy.NetworkPolicy {
 	slashes := map[flow]bool{}         // and on allow_encoded_slash
 	var flows []flow
 	for f, v := range seen {
-		if !v.whole && v.requests() == 0 {
+		if len(v.endpoints(f)) == 0 {
 			continue
 		}
 		flows = append(flows, f)

@@ -162,6 +162,60 @@ func TestLearn(t *testing.T) {
 	}
 }
 
+// TestLearn_odd: what was read by another policy than that of the start is no rule, the
+// memory that it takes is bounded, and a file that is no policy says so.
+func TestLearn_odd(t *testing.T) {
+	p, _, err := policy.Parse("dev.yaml", []byte(learnPolicy))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "out.yaml")
+	l, err := newLearner(name, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell := func(host, method, path string, all ...event.Operation) {
+		l.event(event.Request(event.HTTP{Method: method, Path: path, Scheme: "https", Operations: all},
+			event.Who{Exe: "/usr/bin/curl"}, event.Where{Host: host, Port: 443}, event.Verdict{Disposition: event.Allowed, Rule: "api"}))
+	}
+	tell("api.example", "POST", "/calls", event.Operation{Method: "ping"})
+	tell("api.example", policy.MethodText, "/texts")
+	tell("api.example", "GET", "/control")
+	for i := range maxLearned + 10 {
+		tell("silent.example", "GET", fmt.Sprint("/", i))
+	}
+	if n := l.used[flow{"silent.example", 443, "/usr/bin/curl"}].held; n != maxLearned {
+		t.Errorf("%d readings are held, want %d", n, maxLearned)
+	}
+	for i := range 2 * maxRequests / maxLearned { // programs
+		for j := range maxLearned {
+			l.event(event.Request(event.HTTP{Method: "GET", Path: fmt.Sprint("/", j)}, event.Who{Exe: fmt.Sprint("/usr/bin/x", i)},
+				event.Where{Host: "api.example", Port: 443}, event.Verdict{Disposition: event.Allowed, Rule: "api"}))
+		}
+	}
+	if l.held != maxRequests {
+		t.Errorf("%d requests are held, want %d", l.held, maxRequests)
+	}
+	l.used = map[flow]*evidence{{"api.example", 443, "/usr/bin/curl"}: l.used[flow{"api.example", 443, "/usr/bin/curl"}]}
+	l.held = 0
+	tell("chat.example", policy.MethodText, "/both")
+	tell("chat.example", policy.MethodText, "/both", event.Operation{Type: "query", Fields: []string{"x"}})
+	if err := l.close([]byte(learnPolicy)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	if _, _, err := policy.Parse("out.yaml", b); err == nil || !strings.HasPrefix(text, "# This is no policy yet: ") {
+		t.Errorf("%v\n%.300s", err, text)
+	}
+	if strings.Contains(text, `path: "/calls"`) || strings.Contains(text, `path: "/texts"`) || !strings.Contains(text, `path: "/control"`) {
+		t.Errorf("learned %s", text[strings.Index(text, "network_policies:"):])
+	}
+}
+
 // TestLearnFile: the file is new, and no link of somebody else's choice.
 func TestLearnFile(t *testing.T) {
 	dir := t.TempDir()

@@ -113,9 +113,10 @@ func TestAncestors(t *testing.T) {
 // its request's alone.
 func TestOperations(t *testing.T) {
 	who := Who{Exe: "/usr/bin/git", Ancestors: []Binary{{"/bin/sh", "00"}}}.Shared()
-	long := Operation{Method: strings.Repeat("m", maxHost+1)}
+	long := Operation{Method: strings.Repeat("m", maxOperations)}
+	whole := Operation{Method: strings.Repeat("m", maxOperations-1)}
 	deep := Operation{Type: "query", Fields: make([]string, maxOperations)}
-	ping := Operation{Method: "ping"}
+	ping := Operation{Method: "ping!!!"} // 8 bytes
 	for what, tt := range map[string]struct {
 		all     []Operation
 		told    []Operation
@@ -125,7 +126,8 @@ func TestOperations(t *testing.T) {
 		"one":      {[]Operation{ping}, []Operation{ping}, nil},
 		"too long": {[]Operation{long, ping}, []Operation{ping}, 1},
 		"too deep": {[]Operation{deep}, []Operation{}, 1},
-		"many":     {slices.Repeat([]Operation{ping}, maxOperations+2), slices.Repeat([]Operation{ping}, maxOperations), 2},
+		"whole":    {[]Operation{whole}, []Operation{whole}, nil},
+		"many":     {slices.Repeat([]Operation{ping}, maxOperations/8+2), slices.Repeat([]Operation{ping}, maxOperations/8), 2},
 	} {
 		e := Request(HTTP{Method: "POST", Operations: tt.all}, who, evil, forge)
 		told, all := e.Operations()

@@ -24,11 +24,22 @@ func (o Operation) String() string {
 	return strings.Join(words, " ")
 }
 
-// bounded says whether an operation has a place in an event. One that is cut would
-// look like another.
-func (o Operation) bounded() bool {
-	texts := append([]string{o.Type, o.Name, o.Persisted, o.Method, o.Tool}, o.Fields...)
-	return len(texts) <= maxOperations && !slices.ContainsFunc(texts, func(s string) bool { return len(s) > maxHost })
+// size is how long all texts of an operation are, in bytes; one for each beside.
+func (o Operation) size() int {
+	n := len(o.Type) + len(o.Name) + len(o.Persisted) + len(o.Method) + len(o.Tool) + 1
+	for _, f := range o.Fields {
+		n += len(f) + 1
+	}
+	return n
+}
+
+// clone is o in memory of its own: its texts can be parts of a whole body.
+func (o Operation) clone() Operation {
+	c := Operation{strings.Clone(o.Type), strings.Clone(o.Name), slices.Clone(o.Fields), strings.Clone(o.Persisted), strings.Clone(o.Method), strings.Clone(o.Tool)}
+	for i, f := range c.Fields {
+		c.Fields[i] = strings.Clone(f)
+	}
+	return c
 }
 
 // Where Event.Unmapped has the operations, and how many were left out.
@@ -55,8 +66,12 @@ func (e *Event) noteOperations(all []Operation) {
 		return
 	}
 	e.Unmapped = maps.Clone(e.Unmapped) // it is shared
-	told := slices.DeleteFunc(slices.Clone(all), func(o Operation) bool { return !o.bounded() })
-	told = told[:min(len(told), maxOperations)]
+	told, left := []Operation{}, maxOperations
+	for _, o := range all {
+		if n := o.size(); n <= left { // one that is cut would look like another
+			told, left = append(told, o.clone()), left-n
+		}
+	}
 	e.note(operations, told)
 	if n := len(all) - len(told); n > 0 {
 		e.note(operationsLeftOut, n)

@@ -17,7 +17,7 @@ const (
 	maxInLine = 120 // of one field in the line for people
 	maxParent = 32  // ancestors
 
-	maxOperations = 32 // of a request, and texts of one
+	maxOperations = 4096 // all of a request
 )
 
 const ellipsis = "…"

@@ -3,6 +3,7 @@ package probe
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -63,6 +64,17 @@ func pidLimit(mount, own string) int64 {
 func PIDRoom() (limit, room int64) {
 	own, _ := os.ReadFile("/proc/self/cgroup")
 	return pidRoom("/sys/fs/cgroup", string(own))
+}
+
+// TaskLimits are the limits of processes and threads that are not a cgroup's: of the
+// kernel, of its numbers and of this user; -1 for none, or for one that cannot be read.
+func TaskLimits() (limits [3]int64) {
+	limits = [3]int64{pidsMax("/proc/sys/kernel/threads-max"), pidsMax("/proc/sys/kernel/pid_max"), -1}
+	var user unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &user); err == nil && user.Cur < math.MaxInt64 {
+		limits[2] = int64(user.Cur)
+	}
+	return limits
 }
 
 func pidRoom(mount, own string) (limit, room int64) {

@@ -346,3 +346,23 @@ func ExampleQuick() {
 	fmt.Println(f.Kernel != "", err)
 	// Output: true <nil>
 }
+
+func TestTaskLimits(t *testing.T) {
+	var user unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &user); err != nil {
+		t.Fatal(err)
+	}
+	want := [3]int64{-1, -1, int64(user.Cur)} // none is -1
+	for i, name := range []string{"threads-max", "pid_max"} {
+		b, err := os.ReadFile("/proc/sys/kernel/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Sscan(string(b), &want[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := TaskLimits(); got != want {
+		t.Errorf("TaskLimits() = %v, want %v", got, want)
+	}
+}
