@@ -53,8 +53,12 @@ func (s *sandbox) buildEgress() error {
 
 func (s *sandbox) nameRefused(name, reason string, suppressed int) {
 	g := s.current.Load()
+	detail := "the name was not looked up"
+	if reason == dns.ReasonBusy {
+		detail = "a connection to the resolver was closed: too many are open"
+	}
 	e := event.Connection(event.Refuse, event.Who{}, event.Where{Host: name, Port: dnsPort, Proto: "dns"},
-		event.Verdict{Reason: reason, Detail: "the name was not looked up" + untold(int64(suppressed)), Policy: g.policy.Source, Generation: g.number})
+		event.Verdict{Reason: reason, Detail: detail + untold(int64(suppressed)), Policy: g.policy.Source, Generation: g.number})
 	s.emit(e)
 }
 

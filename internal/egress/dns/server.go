@@ -31,8 +31,9 @@ type Options struct {
 	Names    int           // in the table; 16,384 by default and at most
 	IPv4Only bool          // AAAA exists but is empty
 	// Refused is told of a name that got no address, once for as long as the
-	// name is remembered and at most refusalRate times a minute. suppressed
-	// counts those not told since the last one.
+	// name is remembered, and of each connection beyond the bound: together at
+	// most refusalRate times a minute. suppressed counts those beyond that since
+	// the last one.
 	Refused func(name, reason string, suppressed int)
 	Now     func() time.Time // time.Now by default
 }
@@ -129,7 +130,8 @@ const (
 	refusalNames = 256
 )
 
-// refusals tells of each refused name once, within bounds.
+// refusals tells of each refused name once and of each refused connection, within
+// bounds.
 type refusals struct {
 	tell func(name, reason string, suppressed int)
 	now  func() time.Time
@@ -147,12 +149,12 @@ func (r *refusals) add(name, reason string) {
 	if r.tell == nil {
 		return
 	}
-	if n, ok := r.news(name); ok {
+	if n, ok := r.news(name, reason); ok {
 		r.tell(name, reason, n)
 	}
 }
 
-func (r *refusals) news(name string) (suppressed int, ok bool) {
+func (r *refusals) news(name, reason string) (suppressed int, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.known[name] {
@@ -166,6 +168,10 @@ func (r *refusals) news(name string) (suppressed int, ok bool) {
 		return 0, false
 	}
 	r.told++
+	suppressed, r.suppressed = r.suppressed, 0
+	if reason == ReasonBusy {
+		return suppressed, true // the next one is another connection
+	}
 	if len(r.order) < refusalNames {
 		r.order = append(r.order, name)
 	} else {
@@ -174,6 +180,5 @@ func (r *refusals) news(name string) (suppressed int, ok bool) {
 		r.next = (r.next + 1) % refusalNames
 	}
 	r.known[name] = true
-	suppressed, r.suppressed = r.suppressed, 0
 	return suppressed, true
 }

@@ -298,12 +298,17 @@ func TestServeTCPCloses(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreBounded: one too many is closed at once and told of; the others are answered, and when one of
-// them has ended there is a place again.
+// TestConnectionsAreBounded: each one too many is closed at once, and told of or counted; the others are answered, and
+// when one of them has ended there is a place again.
 func TestConnectionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
-		s := server(t, Options{Refused: func(name, reason string, _ int) { told = append(told, name+" "+reason) }})
+		counted := 0
+		c := &clock{t: time.Unix(1000, 0)}
+		s := server(t, Options{Now: c.now, Refused: func(name, reason string, suppressed int) {
+			told = append(told, name+" "+reason)
+			counted += suppressed
+		}})
 		open := func() net.Conn {
 			client, c := net.Pipe()
 			go s.ServeTCP(t.Context(), c)
@@ -324,8 +329,20 @@ func TestConnectionsAreBounded(t *testing.T) {
 				t.Error("one too many is answered")
 			}
 		}
-		if want := []string{". " + ReasonBusy}; !slices.Equal(told, want) || s.conns.Load() != maxConns {
+		busy := ". " + ReasonBusy
+		if want := []string{busy, busy, busy}; !slices.Equal(told, want) || s.conns.Load() != maxConns {
 			t.Errorf("told %q, want %q; %d are counted", told, want, s.conns.Load())
+		}
+		for range refusalRate {
+			open()
+		}
+		if len(told) != refusalRate {
+			t.Errorf("told of %d connections in a minute, want %d", len(told), refusalRate)
+		}
+		c.add(time.Minute)
+		open()
+		if n := len(told) + counted; n != 3+refusalRate+1 {
+			t.Errorf("%d connections are told of and %d counted, want %d together", len(told), counted, 3+refusalRate+1)
 		}
 		if !answered(conns[0]) || !answered(conns[maxConns-1]) {
 			t.Error("one of the others is not answered")
