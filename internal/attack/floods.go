@@ -44,11 +44,13 @@ func (a *agent) deaf() [][]uintptr {
 	}
 }
 
+// hour is how long what a case leaves behind lives if nobody ends it, in seconds.
+const hour = 3600
+
 // forkBomb leaves processes behind. That they end is seen outside, by the pipe
 // that all of them hold.
 func forkBomb(a *agent) {
 	a.try("left_behind", func() error {
-		const hour = 3600
 		sleep := a.heap.put(append(number64(hour), number64(0)...))
 		n := a.spawn(500, 0, append(a.deaf(), []uintptr{unix.SYS_NANOSLEEP, sleep, 0})...)
 		return &refusal{wordEnded, fmt.Sprintf("%d processes", n)}
@@ -144,7 +146,8 @@ func outliveSupervisor(a *agent) {
 		for range 3000 {
 			calls = append(calls, []uintptr{unix.SYS_CONNECT, uintptr(fd), at, uintptr(len(sa))}, []uintptr{unix.SYS_NANOSLEEP, pause, 0})
 		}
-		a.spawn(40, 0, calls...)
+		sleep := a.heap.put(append(number64(hour), number64(0)...)) // else they would be gone without being killed
+		a.spawn(40, 0, append(calls, []uintptr{unix.SYS_NANOSLEEP, sleep, 0})...)
 		_, err = a.tell("kill")
 		return err
 	})

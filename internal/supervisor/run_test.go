@@ -292,6 +292,7 @@ func TestKilledSupervisorTakesTheTreeAlong(t *testing.T) {
 			}
 			time.Sleep(time.Millisecond)
 		}
+		t.Logf("all gone %v after the kill", time.Since(killed))
 	})
 }
 
