@@ -78,6 +78,9 @@ func TestConnection(t *testing.T) {
 	}
 }
 
+// tries is how often an end may be lost.
+const tries = 20
+
 // The end of each connection is heard, with what it carried.
 func TestEnds(t *testing.T) {
 	e, err := WatchEnds()
@@ -95,7 +98,11 @@ func TestEnds(t *testing.T) {
 		{"127.0.0.1:0", func(d dialled) { d.client.SetLinger(0); d.client.Close() }, false},
 	} {
 		var got End
-		for heard := false; !heard; { // else it was lost among those of the whole machine
+		heard := false
+		for try := 0; !heard; try++ { // else it was lost among those of the whole machine
+			if try == tries {
+				t.Fatalf("%s: lost %d times among those of the whole machine", tt.addr, tries)
+			}
 			d := dial(t, tt.addr)
 			d.client.Write(make([]byte, 1000))
 			d.server.Write(make([]byte, 70))
@@ -132,7 +139,11 @@ func TestEnds_made(t *testing.T) {
 	defer e.Close()
 	for name, made := range map[string]bool{"accepted": true, "refused": false} {
 		var got End
-		for heard := false; !heard; {
+		heard := false
+		for try := 0; !heard; try++ {
+			if try == tries {
+				t.Fatalf("%s: lost %d times among those of the whole machine", name, tries)
+			}
 			server, at := bound(t)
 			if made {
 				if err := unix.Listen(server, 1); err != nil {
