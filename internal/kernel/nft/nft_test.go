@@ -382,17 +382,23 @@ func TestLog(t *testing.T) {
 			}
 		}
 		// A flood is bounded.
+		const flood = 2000
 		begun := time.Now()
-		for range 2000 {
+		for range flood {
 			inside(func() error { return send(unix.SOCK_DGRAM, unix.IPPROTO_UDP, 9) })
 		}
 		time.Sleep(50 * time.Millisecond) // let what was logged arrive
 		seconds := int(time.Since(begun).Seconds())
-		if n := len(got); n > logBurst+(5+seconds)*logPerSecond {
-			t.Errorf("%d of 2000 packets were logged in %d s", n, seconds)
-		}
+		most := logBurst + (5+seconds)*logPerSecond
+		n := len(got)
 		l.Close()
 		for range got {
+		}
+		switch {
+		case n > most:
+			t.Errorf("%d of %d packets were logged in %d s, want at most %d", n, flood, seconds, most)
+		case most >= flood/2:
+			t.Skipf("the flood took %d s, in which most of it may be logged", seconds)
 		}
 	})
 }
