@@ -182,8 +182,8 @@ func hostAddresses() (own []string, linked string) {
 // the proxy will.
 func (s *scene) makeBeside() error {
 	for range 20 {
-		// below the ports that the kernel gives away by itself: nobody takes it
-		// between here and the proxy's start
+		// below the ports of the default range that the kernel gives away by itself
+		// (ip_local_port_range): nobody takes it between here and the proxy's start
 		s.port = uint16(20000 + rand.N(12000))
 		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", s.port))
 		if err != nil {

@@ -128,8 +128,8 @@ func (d *demoScene) listen(ctx context.Context) error {
 func (d *demoScene) listenBeside(ctx context.Context, lc *net.ListenConfig) error {
 	var err error
 	for range 20 {
-		// below the ports that the kernel gives away by itself: nobody takes it
-		// between here and the proxy's start
+		// below the ports of the default range that the kernel gives away by itself
+		// (ip_local_port_range): nobody takes it between here and the proxy's start
 		d.proxyPort = 20000 + rand.N(12000)
 		var probe net.Listener
 		if probe, err = lc.Listen(ctx, "tcp4", fmt.Sprintf("127.0.0.1:%d", d.proxyPort)); err != nil {

@@ -124,7 +124,7 @@ http {
 `
 
 // freePort is one for a program that cannot choose it itself: free, and not among those
-// that the kernel gives to others meanwhile (ip_local_port_range).
+// of the default range that the kernel gives to others meanwhile (ip_local_port_range).
 func freePort(t *testing.T) int {
 	t.Helper()
 	for range 100 {
