@@ -107,7 +107,7 @@ func (x *session) hold(r *request, limit int64) ([]byte, *denial) {
 		return nil, no
 	}
 	if err := x.continues(r); err != nil {
-		return nil, &denial{code: badRequestCode, detail: "the body could not be read", cause: err}
+		return nil, x.brokenOff(r, err)
 	}
 	r.wait(time.Now().Add(x.limits.BodyTime))
 	body, err := io.ReadAll(io.LimitReader(counted{r.Body, x}, limit+1))
@@ -116,7 +116,7 @@ func (x *session) hold(r *request, limit int64) ([]byte, *denial) {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, &denial{code: headTimeout, reason: "body_timeout", detail: "the body took too long"}
 	case err != nil:
-		return nil, &denial{code: badRequestCode, detail: "the body could not be read", cause: err}
+		return nil, x.brokenOff(r, err)
 	case int64(len(body)) > limit:
 		r.Body = rest(body, r.Body) // it can still be sent, by whoever does not mind
 		return nil, tooLarge

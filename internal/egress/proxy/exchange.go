@@ -180,7 +180,7 @@ func (x *session) exchange(r *request, v *verdict, rd *bufio.Reader) (keep bool,
 		case no.stale && !fresh && r.repeatable():
 			continue
 		}
-		x.refuse(r.intent, no, formHTTP)
+		x.refuse(r.intent, x.ended(no), formHTTP)
 		return false, nil
 	}
 }
@@ -198,7 +198,7 @@ func (x *session) attempt(r *request, up *upstream, rd *bufio.Reader) (keep bool
 	}
 	resp, no := x.answerTo(r, up, sent)
 	if no != nil {
-		if why := unsent(&up.verdict, cut()); why != nil {
+		if why := x.unsent(r, &up.verdict, cut()); why != nil {
 			no = why
 		}
 		return false, nil, no

@@ -102,14 +102,13 @@ func (x *session) streamUp(w http.ResponseWriter, r *request, v *verdict) (*http
 		if before.n.Load() > maxInterim {
 			err = errInterim // net/http has wrapped it in words of its own
 		}
-		no, gone := unsent(v, err), r.Context().Err() != nil && !r.revoked()
-		if no != nil && !(gone && no.code == badRequestCode) { // else the body broke off because the client has left
+		switch no := x.unsent(r, v, err); {
+		case no != nil:
 			return nil, no
-		}
-		if gone {
+		case x.live.endedBy() == "" && r.Context().Err() != nil && !r.revoked():
 			panic(http.ErrAbortHandler) // nobody waits for the answer
 		}
-		return nil, broken(v, err)
+		return nil, x.ended(broken(v, err))
 	}
 	if fieldBytes(resp.Header) > x.limits.RequestHead {
 		resp.Body.Close()

@@ -5,10 +5,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
+	"syscall"
 
 	"sallyport/internal/policy"
 )
@@ -83,15 +85,49 @@ func refusedSecret(v *verdict, err error) *denial {
 }
 
 // unsent is why a request was given up while it was sent: a placeholder in its
-// body, or a body that cannot be read. It is nil if that was not the reason.
-func unsent(v *verdict, err error) *denial {
+// body, or that the body ended too early. It is nil if that was not the reason.
+func (x *session) unsent(r *request, v *verdict, err error) *denial {
 	if s, ok := errors.AsType[withStatus](err); ok {
 		return refusedSecret(v, s)
 	}
-	if _, ok := errors.AsType[unreadable](err); ok {
-		return &denial{code: badRequestCode, detail: "the body could not be read", cause: err, decision: v.Decision}
+	if u, ok := errors.AsType[unreadable](err); ok {
+		no := x.brokenOff(r, u.error)
+		no.decision = v.Decision
+		return no
 	}
 	return nil
+}
+
+// clientLeft is the reason of a request whose client has left before it was whole.
+const clientLeft = "client_left"
+
+// brokenOff is why a body ended too early. Only one that breaks the rules of HTTP is
+// the client's bad request: that nothing more comes is none.
+func (x *session) brokenOff(r *request, err error) *denial {
+	no := &denial{code: badRequestCode, detail: "the body could not be read", cause: err}
+	if left(err) || r.Context().Err() != nil { // as where a client of HTTP/2 resets its stream
+		no.failed, no.reason, no.detail = true, clientLeft, "the client has left in the middle of the body"
+	}
+	return x.ended(no)
+}
+
+// ended says of what failed because the proxy has ended the connection why it has.
+func (x *session) ended(no *denial) *denial {
+	if why := x.live.endedBy(); why != "" && no.failed {
+		no.code, no.reason, no.detail = unavailable, why, "the proxy has ended the connection"
+	}
+	return no
+}
+
+// left tells whether an error of a client's body is the end of its connection.
+// net/http does not export two of them.
+func left(err error) bool {
+	for _, end := range []error{io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return err.Error() == "client disconnected" || err.Error() == "http: unexpected EOF reading trailer"
 }
 
 // unreadable is an error of a client's body.

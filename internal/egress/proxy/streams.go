@@ -231,8 +231,12 @@ func (t *target) stream(req *http.Request) (*request, error) {
 }
 
 // refuseStream makes the event of a denial and answers with it. Other requests
-// on the connection go on.
+// on the connection go on. A client that has left has said so itself, and that is
+// no event.
 func (x *session) refuseStream(w http.ResponseWriter, in intent, no *denial) {
+	if no.reason == clientLeft {
+		panic(http.ErrAbortHandler)
+	}
 	id := x.record(in, no)
 	kind, body := x.body(in, no, id)
 	h := w.Header()

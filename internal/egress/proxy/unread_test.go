@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -136,32 +137,79 @@ func TestLateInterimAnswer(t *testing.T) {
 	get("/next", 200)
 }
 
-// TestUploadsThatBreakOff: a client that leaves in the middle of its body is no fault
-// of the server, which does not take it for whole. One that resets its stream, as
-// HTTP/2 can, has said so itself and is no event.
+// TestUploadsThatBreakOff: that a body ends in the middle is no fault of the server,
+// which does not take it for whole, and no malformed request. The event says who has
+// ended it, whether it is held or passes as it comes. A client of HTTP/2 that leaves,
+// or resets its stream, is no event.
 func TestUploadsThatBreakOff(t *testing.T) {
-	versions(t, func(t *testing.T, h2 bool) {
-		w, own := inspecting(t, policyOf(t, fullHost))
-		begun, ended := make(chan struct{}), make(chan error, 1)
-		w.secureWeb(h2, func(_ http.ResponseWriter, r *http.Request) {
-			io.ReadFull(r.Body, make([]byte, 5))
-			close(begun)
-			_, err := io.Copy(io.Discard, r.Body)
-			ended <- err
-		}, "api.example.com:443")
-		c := w.speak(own, h2)
-		c.Write(c.begin(ask{method: "POST", path: "/", body: "begin", length: 10, open: true}))
-		<-begun
-		want := []string{"bad_request Blocked"}
+	leaves := func(_ *world, c speaker) {
 		if m, is := c.(*multiplex); is {
-			want = nil
-			m.in.WriteRSTStream(m.last, http2.ErrCodeCancel)
+			m.Writer.(io.Closer).Close()
 		} else {
 			c.(single).Close()
 		}
-		if err := <-ended; err == nil {
-			t.Error("the server has taken it for whole")
+	}
+	for why, c := range map[string]struct {
+		limits   func(*Limits)
+		end      func(*world, speaker)
+		one, two []string // events, by version
+	}{
+		"idle":     {func(l *Limits) { l.Idle = 2 * time.Second }, func(*world, speaker) {}, []string{"idle_timeout Allowed"}, []string{"idle_timeout Allowed"}},
+		"shutdown": {none, func(w *world, _ speaker) { w.end() }, []string{"shutdown Allowed"}, []string{"shutdown Allowed"}},
+		"leaves":   {none, leaves, []string{"client_left Allowed"}, nil},
+		"resets": {none, func(w *world, c speaker) {
+			if m, is := c.(*multiplex); is {
+				m.in.WriteRSTStream(m.last, http2.ErrCodeCancel)
+			} else {
+				leaves(w, c)
+			}
+		}, []string{"client_left Allowed"}, nil},
+		"is none": {none, func(_ *world, c speaker) {
+			if m, is := c.(*multiplex); is {
+				m.in.WriteData(m.last, true, []byte("x")) // less than it has said
+			} else {
+				io.WriteString(c, "zz\r\n")
+			}
+		}, []string{"bad_request Blocked"}, []string{"bad_request Blocked"}},
+	} {
+		for _, more := range []string{"", redactor("config: {}")} {
+			t.Run(fmt.Sprintf("%s held=%t", why, more != ""), func(t *testing.T) {
+				versions(t, func(t *testing.T, h2 bool) {
+					t.Parallel()
+					w, own := inspecting(t, policyWith(t, fullHost, more), func(o *Options) { c.limits(&o.Limits) })
+					begun, ended := make(chan struct{}), make(chan error, 1)
+					w.secureWeb(h2, func(_ http.ResponseWriter, r *http.Request) {
+						io.ReadFull(r.Body, make([]byte, 5))
+						close(begun)
+						_, err := io.Copy(io.Discard, r.Body)
+						ended <- err
+					}, "api.example.com:443")
+					s, want := w.speak(own, h2), c.one
+					if h2 {
+						want = c.two
+						s.Write(s.begin(ask{method: "POST", path: "/", body: "begin", length: 10, open: true}))
+					} else {
+						io.WriteString(s, "POST / HTTP/1.1\r\nHost: api.example.com\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n")
+					}
+					if more == "" {
+						<-begun
+					} else {
+						w.eventually("it is held", func() bool { return w.server.held.Load() > 0 })
+					}
+					c.end(w, s)
+					if more == "" {
+						if err := <-ended; err == nil {
+							t.Error("the server has taken it for whole")
+						}
+					}
+					w.eventually("the event", func() bool { return want == nil || len(w.told()) > 0 })
+					leaves(w, s)
+					w.eventually("the connection is over", func() bool { return len(w.server.conns.all()) == 0 })
+					if told := w.told(); !slices.Equal(told, want) {
+						t.Errorf("events %q, want %q", told, want)
+					}
+				})
+			})
 		}
-		w.eventually("the events", func() bool { return slices.Equal(w.told(), want) })
-	})
+	}
 }
