@@ -20,8 +20,9 @@ type End struct {
 
 // Count is the bytes that a connection has received and sent. Known is false where
 // the kernel does not tell, or the socket was reset, which clears its counters. An
-// end of the peer counts as a byte. Made is true if the other end has accepted the
-// connection, whether it has carried a byte or not.
+// end of the peer counts as a byte. Made is true if the other end is known to have
+// accepted the connection, whether it has carried a byte or not and also where the
+// socket was reset; without Known, false may mean that nothing is known of it.
 type Count struct {
 	In, Out int64
 	Known   bool
@@ -80,6 +81,7 @@ const (
 	remoteAt        = 6   // id.idiag_dport of struct inet_diag_msg
 	bytesAckedAt    = 120 // the SYN is one of them
 	bytesReceivedAt = 128
+	minRTTAt        = 148 // Linux 4.6
 	bytesSentAt     = 200 // Linux 4.19
 	bytesAgainAt    = 208 // tcpi_bytes_retrans
 )
@@ -94,18 +96,22 @@ func parseEnd(b []byte) (End, bool) {
 	return End{e.Uint64(m[cookieAt:]), count(m)}, true
 }
 
+// noRTT is tcpi_min_rtt of a socket of which nothing was ever acknowledged
+// (tcp_init_sock in net/ipv4/tcp.c).
+const noRTT = ^uint32(0)
+
 // count reads the attributes behind a struct inet_diag_msg.
 func count(m []byte) Count {
 	e := binary.NativeEndian
-	if e.Uint16(m[remoteAt:]) == 0 {
-		return Count{} // tcp_disconnect
-	}
 	for a := m[sizeMessage:]; len(a) >= unix.SizeofRtAttr; {
 		size, typ := int(e.Uint16(a)), e.Uint16(a[2:])
 		if size < unix.SizeofRtAttr || size > len(a) {
 			break
 		}
 		if info := a[unix.SizeofRtAttr:size]; typ == infoAttr && len(info) >= bytesAgainAt+8 {
+			if e.Uint16(m[remoteAt:]) == 0 { // tcp_disconnect, which clears all but this
+				return Count{Made: e.Uint32(info[minRTTAt:]) != noRTT}
+			}
 			return Count{
 				In: int64(e.Uint64(info[bytesReceivedAt:])), Out: int64(e.Uint64(info[bytesSentAt:]) - e.Uint64(info[bytesAgainAt:])),
 				Known: true, Made: e.Uint64(info[bytesAckedAt:]) > 0,

@@ -3,6 +3,7 @@ package sockdiag
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -111,8 +112,8 @@ func TestEnds(t *testing.T) {
 			tt.end(d)
 			got, heard = endOf(t, e, d.cookie)
 		}
-		if n := got.Count; n.Known != tt.counted || tt.counted && (n.Out != 1000 || n.In < 70 || n.In > 71) {
-			t.Errorf("%s: %+v, want counted %v, 1000 out and 70 in", tt.addr, got, tt.counted)
+		if n := got.Count; n.Known != tt.counted || !n.Made || tt.counted && (n.Out != 1000 || n.In < 70 || n.In > 71) {
+			t.Errorf("%s: %+v, want made, counted %v, 1000 out and 70 in", tt.addr, got, tt.counted)
 		}
 	}
 	ended := make(chan error, 1)
@@ -130,14 +131,32 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// What was made and carried nothing is told from what was never made.
+// What was made is told from what was never made, whether it has carried anything
+// and however it was closed.
 func TestEnds_made(t *testing.T) {
 	e, err := WatchEnds()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer e.Close()
-	for name, made := range map[string]bool{"accepted": true, "refused": false} {
+	reset := func(client int, _ unix.Sockaddr) error {
+		return unix.SetsockoptLinger(client, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+	for name, tt := range map[string]struct {
+		made  bool
+		first func(client int, at unix.Sockaddr) error // before it is closed
+	}{
+		"accepted":            {true, nil},
+		"accepted, and reset": {true, reset},
+		"refused":             {false, nil},
+		"refused, and reset":  {false, reset},
+		"refused twice": {false, func(client int, at unix.Sockaddr) error {
+			if err := unix.Connect(client, at); err != unix.ECONNREFUSED {
+				return fmt.Errorf("connect again: %v", err)
+			}
+			return nil
+		}},
+	} {
 		var got End
 		heard := false
 		for try := 0; !heard; try++ {
@@ -145,7 +164,7 @@ func TestEnds_made(t *testing.T) {
 				t.Fatalf("%s: lost %d times among those of the whole machine", name, tries)
 			}
 			server, at := bound(t)
-			if made {
+			if tt.made {
 				if err := unix.Listen(server, 1); err != nil {
 					t.Fatal(err)
 				}
@@ -154,19 +173,24 @@ func TestEnds_made(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := unix.Connect(client, at); made != (err == nil) {
+			if err := unix.Connect(client, at); tt.made != (err == nil) {
 				t.Fatalf("%s: %v", name, err)
 			}
 			cookie, err := unix.GetsockoptUint64(client, unix.SOL_SOCKET, unix.SO_COOKIE)
 			if err != nil {
 				t.Fatal(err)
 			}
+			if tt.first != nil {
+				if err := tt.first(client, at); err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+			}
 			unix.Close(client)
 			got, heard = endOf(t, e, cookie)
 			unix.Close(server)
 		}
-		if n := got.Count; n.Made != made {
-			t.Errorf("%s: %+v, want made %v", name, n, made)
+		if n := got.Count; n.Made != tt.made {
+			t.Errorf("%s: %+v, want made %v", name, n, tt.made)
 		}
 	}
 }
