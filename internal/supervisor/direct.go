@@ -45,6 +45,7 @@ type direct struct {
 	told          bool      // there is an event of it
 	revoked       time.Time // when the policy began to refuse it
 	hidden        bool      // it was not found, and that is told
+	gone          bool      // the kernel did not have it when it was looked for
 }
 
 const (
@@ -161,6 +162,8 @@ func (d *direct) Made(errno unix.Errno) {
 func (s *directs) check(d *direct) {
 	c, err := s.diag.Connection(d.local, d.remote, d.cookie)
 	switch {
+	case errors.Is(err, unix.ENOENT) && !d.told && !d.gone:
+		d.gone = true // its end may be on the way here, and says whether it was made
 	case errors.Is(err, unix.ENOENT):
 		s.over(d, sockdiag.Count{})
 	case err == nil && !d.told && c.State != sockdiag.UnderWay:
@@ -233,7 +236,7 @@ func (s *directs) over(d *direct, n sockdiag.Count) {
 }
 
 // errNotMade is how a connection failed whose program did not wait for it.
-var errNotMade = errors.New("it was refused, or closed before it was made")
+var errNotMade = errors.New("it was refused, or ended before it was seen to be made")
 
 func (s *directs) drop(d *direct) {
 	if s.open[d.cookie] != d {
