@@ -8,8 +8,9 @@ import (
 
 // Events takes each event of a text/event-stream through each as soon as it is complete, and gives what comes of
 // it. An event that is longer than limit bytes is none that could be shown: each is told that it is too large, and
-// unless that is an error it passes as it is. room is asked for the memory of what is not complete, and given it
-// back as a negative number. An error of one of the two ends the stream. Closing it closes body.
+// unless that is an error it passes as it is. room is asked for the memory of an event until it has been read,
+// and given it back as a negative number. An error of one of the two ends the stream. Closing it closes body, and
+// gives back what is left; it must not be closed during a Read.
 //
 // Source: HTML Living Standard, section 9.2.5: an event ends at an empty line; a line ends at CR, LF or both.
 func Events(body io.ReadCloser, limit int64, each func(event []byte, tooLarge bool) ([]byte, error), room func(bytes int64) error) io.ReadCloser {
@@ -47,10 +48,16 @@ func (e *events) Read(b []byte) (int, error) {
 	return n, nil
 }
 
+// Close implements io.Closer.
+func (e *events) Close() error {
+	e.give()
+	return e.Closer.Close()
+}
+
 // next reads one event, a part of one that is too large, or the rest of the stream.
 func (e *events) next() ([]byte, error) {
+	e.give() // what was ready has been read
 	event, whole, err := e.event()
-	defer e.give()
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}

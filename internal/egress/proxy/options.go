@@ -46,7 +46,7 @@ type Limits struct {
 	RequestHead int           // bytes of another head, or of an answer's; more is 431 or 502. Default 32 KiB
 	HeadTime    time.Duration // for a whole head or ClientHello; longer is 408. Default 10 s
 	PeekTime    time.Duration // for a captured client to speak first. Default 300 ms
-	Held        int64         // bytes of bodies that are held for inspection, of what was found in them, and of events that are not complete, at once; more is 503, or cuts the stream. Default 64 MiB
+	Held        int64         // bytes of bodies that are held for inspection, of what was found in them, and of events until they are read, at once; more is 503, or cuts the stream. Default 64 MiB
 	BodyTime    time.Duration // for a whole body that is held; longer is 408, or 504 of an answer. Default 1 min
 	KeepAlive   time.Duration // between requests; longer closes. Default 60 s
 	Answer      time.Duration // for an answer to begin once the request is sent; longer is 504. Default 10 min
