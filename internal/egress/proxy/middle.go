@@ -44,7 +44,12 @@ func (x *session) through(r *request, v *verdict) (changed bool, no *denial) {
 	if m.TooLarge || bytes.Equal(body, m.Body) {
 		return false, nil
 	}
+	if no := x.charge(r, max(0, int64(len(m.Body)-len(body)))); no != nil {
+		no.decision = v.Decision
+		return false, no
+	}
 	r.Body, r.ContentLength, r.TransferEncoding = io.NopCloser(bytes.NewReader(m.Body)), int64(len(m.Body)), nil
+	r.whole = true
 	return true, nil
 }
 

@@ -77,6 +77,31 @@ func TestRedactedRequest(t *testing.T) {
 	}
 }
 
+// TestGrownBodiesAreCounted: what a middleware makes of a body is held too, and its
+// growth is charged as the body was.
+func TestGrownBodiesAreCounted(t *testing.T) {
+	versions(t, func(t *testing.T, h2 bool) {
+		const held = 1000
+		w, own := inspecting(t, policyWith(t, fullHost, redactor("config: {patterns: [{name: p, regex: x}]}")), func(o *Options) { o.Limits.Held = held })
+		var got seen
+		w.secureWeb(h2, func(_ http.ResponseWriter, r *http.Request) {
+			b, _ := io.ReadAll(r.Body)
+			got.add("%s", b)
+		}, "api.example.com:443")
+		client := w.client(own, h2)
+		for _, c := range []struct{ n, status int }{{held / len("[redacted:p]"), 200}, {held/len("[redacted:p]") + 1, 503}} {
+			resp, err := client.Post("https://api.example.com/", "text/plain", strings.NewReader(pad(c.n)))
+			if b := body(t, resp, err); resp.StatusCode != c.status || (c.status == 503) != strings.Contains(b, "too_many_bodies") {
+				t.Errorf("%d bytes that grow: %s %s, want %d", c.n, resp.Status, b, c.status)
+			}
+			w.eventually("no body is held", func() bool { return w.server.held.Load() == 0 })
+		}
+		if want := []string{repeat("[redacted:p]", held/len("[redacted:p]"))}; !slices.Equal(got.all(), want) {
+			t.Errorf("the server got %.200q, want %.200q", got.all(), want)
+		}
+	})
+}
+
 // TestMiddlewareRefuses: a denial, a body that cannot be seen, and a service that is not there, each as the agent
 // sees it; with fail_open all but the denial pass untouched.
 func TestMiddlewareRefuses(t *testing.T) {
