@@ -149,11 +149,13 @@ func (x *session) release(r *request) {
 func sizeOf(q *policy.Request) (n int64) {
 	const each = 64 // of a map's entry
 	for _, c := range q.Calls {
+		n += int64(len(c.Method) + len(c.Tool))
 		for name, value := range c.Params {
 			n += int64(len(name)+len(value)) + each
 		}
 	}
 	for _, o := range q.Operations {
+		n += int64(len(o.Name) + len(o.Persisted))
 		for _, f := range o.Fields {
 			n += int64(len(f)) + each
 		}

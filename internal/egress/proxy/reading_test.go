@@ -330,3 +330,21 @@ func TestPolicyChangeEndsWebSockets(t *testing.T) {
 		})
 	}
 }
+
+// TestSizeOf: each text that is found in a body counts.
+func TestSizeOf(t *testing.T) {
+	long := pad(1000)
+	for why, q := range map[string]policy.Request{
+		"method":            {Calls: []policy.Call{{Method: long}}},
+		"tool":              {Calls: []policy.Call{{Tool: long}}},
+		"name of a param":   {Calls: []policy.Call{{Params: map[string]string{long: ""}}}},
+		"param":             {Calls: []policy.Call{{Params: map[string]string{"": long}}}},
+		"name of operation": {Operations: []policy.Operation{{Name: long}}},
+		"hash":              {Operations: []policy.Operation{{Persisted: long}}},
+		"field":             {Operations: []policy.Operation{{Fields: []string{long}}}},
+	} {
+		if n := sizeOf(&q); n < 1000 || n > 1100 {
+			t.Errorf("%s: %d bytes, want about 1000", why, n)
+		}
+	}
+}
