@@ -1,11 +1,12 @@
 package graphql
 
 import (
+	"errors"
 	"fmt"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/vektah/gqlparser/v2/ast"
+	"github.com/vektah/gqlparser/v2/gqlerror"
 	"github.com/vektah/gqlparser/v2/parser"
 
 	"sallyport/internal/egress/l7/jsonval"
@@ -64,14 +65,19 @@ func parse(text string, o Options) (doc *ast.QueryDocument, err error) {
 	if err == nil {
 		return doc, nil
 	}
-	switch why := err.Error(); { // the parser has no errors of a type for its bounds
-	case strings.Contains(why, "exceeded token limit"):
-		return nil, &jsonval.TooLarge{What: "tokens of GraphQL", Limit: int64(o.Tokens)}
-	case strings.Contains(why, "exceeded maximum nesting depth"):
-		return nil, &jsonval.TooLarge{What: "levels of GraphQL", Limit: parser.MaxNestingDepth}
-	default:
-		return nil, jsonval.Malformedf("not GraphQL: %.200s", why)
+	said := err.Error()
+	if own, ok := errors.AsType[*gqlerror.Error](err); ok {
+		said = own.Message
 	}
+	// The parser has no errors of a type for its bounds. Other messages of it quote the
+	// client's text, which cannot be the whole of one: so the whole is compared.
+	switch said {
+	case fmt.Sprintf("exceeded token limit of %d", o.Tokens):
+		return nil, &jsonval.TooLarge{What: "tokens of GraphQL", Limit: int64(o.Tokens)}
+	case fmt.Sprintf("exceeded maximum nesting depth of %d", parser.MaxNestingDepth):
+		return nil, &jsonval.TooLarge{What: "levels of GraphQL", Limit: parser.MaxNestingDepth}
+	}
+	return nil, jsonval.Malformedf("not GraphQL: %.200s", err.Error())
 }
 
 // choose is GetOperation of section 6.1 of the specification, behind the rules of section 5.2: names are
