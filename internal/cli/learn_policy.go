@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"path"
@@ -57,7 +58,7 @@ func (l *learner) close(document []byte) error {
 		b.WriteString("# Values of queries, variables, arguments and messages are not recorded: KEY: \"*\" takes\n" +
 			"# every value, and a rule for an operation or a text takes any, not only those seen.\n")
 	}
-	for _, r := range sorted(l.remarks) {
+	for _, r := range slices.Sorted(maps.Keys(l.remarks)) {
 		b.WriteString("# not learned: " + event.Escape(r) + "\n")
 	}
 	if document == nil {
@@ -95,25 +96,17 @@ func (l *learner) remarkSilent(seen map[flow]*evidence) {
 	}
 }
 
-func sorted(set map[string]bool) []string {
-	var out []string
-	for s := range set {
-		out = append(out, s)
-	}
-	slices.Sort(out)
-	return out
-}
-
 // asPolicies makes a policy for each program.
 func asPolicies(seen map[flow]*evidence) []policy.NetworkPolicy {
 	addrs := map[flow][]netip.Prefix{} // endpoints of one host and port agree on them
 	slashes := map[flow]bool{}         // and on allow_encoded_slash
-	var flows []flow
+	allow := map[flow][]policy.Endpoint{}
 	for f, v := range seen {
-		if len(v.endpoints(f)) == 0 {
+		endpoints := v.endpoints(f)
+		if len(endpoints) == 0 {
 			continue
 		}
-		flows = append(flows, f)
+		allow[f] = endpoints
 		place := flow{host: f.host, port: f.port}
 		addrs[place] = append(addrs[place], v.addrs...)
 		for _, matches := range v.read {
@@ -126,7 +119,7 @@ func asPolicies(seen map[flow]*evidence) []policy.NetworkPolicy {
 		slices.SortFunc(list, netip.Prefix.Compare)
 		addrs[place] = slices.Compact(list)
 	}
-	slices.SortFunc(flows, func(a, b flow) int {
+	flows := slices.SortedFunc(maps.Keys(allow), func(a, b flow) int {
 		return cmp.Or(cmp.Compare(a.exe, b.exe), cmp.Compare(a.host, b.host), cmp.Compare(a.port, b.port))
 	})
 	var out []policy.NetworkPolicy
@@ -135,7 +128,7 @@ func asPolicies(seen map[flow]*evidence) []policy.NetworkPolicy {
 			out = append(out, policy.NetworkPolicy{Key: freeKey(out, path.Base(f.exe)), Binaries: []policy.Binary{{Path: f.exe}}})
 		}
 		place := flow{host: f.host, port: f.port}
-		for _, e := range seen[f].endpoints(f) {
+		for _, e := range allow[f] {
 			e.AllowedIPs, e.L7.AllowEncodedSlash = addrs[place], e.Inspected() && slashes[place]
 			np := &out[len(out)-1]
 			np.Endpoints = append(np.Endpoints, e)

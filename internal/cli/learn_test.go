@@ -33,17 +33,23 @@ host_services:
 network_capture: off
 `
 
-// TestLearn: what was used is allowed by what is written, and nothing else is.
-func TestLearn(t *testing.T) {
+// learning is a learner under learnPolicy, and the file that it writes.
+func learning(t *testing.T) (l *learner, name string) {
+	t.Helper()
 	p, _, err := policy.Parse("dev.yaml", []byte(learnPolicy))
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := filepath.Join(t.TempDir(), "out.yaml")
-	l, err := newLearner(name, p)
-	if err != nil {
+	name = filepath.Join(t.TempDir(), "out.yaml")
+	if l, err = newLearner(name, p); err != nil {
 		t.Fatal(err)
 	}
+	return l, name
+}
+
+// TestLearn: what was used is allowed by what is written, and nothing else is.
+func TestLearn(t *testing.T) {
+	l, name := learning(t)
 	curl, nc, psql := event.Who{Exe: "/usr/bin/curl"}, event.Who{Exe: "/usr/bin/nc"}, event.Who{Exe: "/usr/bin/psql"}
 	ok := event.Verdict{Disposition: event.Allowed, Rule: "api"}
 	no := func(reason string) event.Verdict { return event.Verdict{Reason: reason, Rule: "api"} }
@@ -108,7 +114,7 @@ func TestLearn(t *testing.T) {
 	if err != nil || len(warnings) > 0 {
 		t.Fatalf("Parse = %v, %v\n%s", warnings, err, b)
 	}
-	if errs := policy.Fixed(p, got); len(errs) > 0 {
+	if errs := policy.Fixed(l.policy, got); len(errs) > 0 {
 		t.Errorf("other sections differ: %v\n%s", errs, b)
 	}
 	text := string(b)
@@ -165,15 +171,7 @@ func TestLearn(t *testing.T) {
 // TestLearn_odd: what was read by another policy than that of the start is no rule, the
 // memory that it takes is bounded, and a file that is no policy says so.
 func TestLearn_odd(t *testing.T) {
-	p, _, err := policy.Parse("dev.yaml", []byte(learnPolicy))
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := filepath.Join(t.TempDir(), "out.yaml")
-	l, err := newLearner(name, p)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, name := learning(t)
 	tell := func(host, method, path string, all ...event.Operation) {
 		l.event(event.Request(event.HTTP{Method: method, Path: path, Scheme: "https", Operations: all},
 			event.Who{Exe: "/usr/bin/curl"}, event.Where{Host: host, Port: 443}, event.Verdict{Disposition: event.Allowed, Rule: "api"}))
