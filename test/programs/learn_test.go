@@ -122,20 +122,10 @@ func TestLearnedPolicy(t *testing.T) {
 // TestLearnedOperations: what clients of GraphQL, MCP and websockets called is learned,
 // and what they were denied is not.
 func TestLearnedOperations(t *testing.T) {
-	modules := peers(t)
-	inScene(t, func(t *testing.T, s *scene) {
-		s.requireAll(t, "node")
-		npm := filepath.Join(s.dir, "npm")
-		copyTree(t, modules, npm)
-		s.servePeers(t, npm)
-		readers, work := s.writePolicy(t, "readers.yaml", readersPolicy), s.work(t)
+	withPeers(t, func(t *testing.T, s *scene, _ string, ask asking) {
+		readers := s.writePolicy(t, "readers.yaml", readersPolicy)
 		byPolicy := regexp.MustCompile(`\{"error".*|[0-9a-f]{4}: no rule of policy "\w+"`)
 		said := func(o outcome) string { return byPolicy.ReplaceAllString(o.out, "denied") }
-		run := func(policy, what string, flags ...string) outcome {
-			t.Helper()
-			args := append([]string{"run", "--mode", "platform", "--policy", policy, "--workdir", work, "--upstream-ca", filepath.Join(s.dir, "root.pem"), "--env", "HOME=" + work}, flags...)
-			return s.sallyport(t, append(args, "--", "sh", "-c", unset+"exec node "+filepath.Join(npm, "client.mjs")+" "+what+" "+allowedHost)...)
-		}
 		for what, c := range map[string]struct{ learned, other string }{
 			"graphql":    {`path: "/graphql", query_exact: true, operation_type: query, operation_name: "Who", fields: ["viewer"]`, "mcp"},
 			"mcp":        {`path: "/mcp", query_exact: true, tool: "search_web"`, "graphql"},
@@ -143,7 +133,7 @@ func TestLearnedOperations(t *testing.T) {
 		} {
 			t.Run(what, func(t *testing.T) {
 				learned := filepath.Join(s.dir, what+".yaml")
-				first := run(readers, what, "--learn", learned)
+				first := ask(t, readers, what, "--learn", learned)
 				if first.status != 0 || !strings.Contains(first.out, "done") {
 					t.Fatalf("the session that is learned from: %v", first)
 				}
@@ -152,10 +142,10 @@ func TestLearnedOperations(t *testing.T) {
 				if !strings.Contains(string(text), c.learned) {
 					t.Errorf("%q is not in\n%s", c.learned, text)
 				}
-				if again := run(learned, what); again.status != first.status || said(again) != said(first) {
+				if again := ask(t, learned, what); again.status != first.status || said(again) != said(first) {
 					t.Errorf("%v\nwant what was seen first:\n%s\nunder\n%s", again, first.out, text)
 				}
-				if o := run(learned, c.other); strings.Contains(o.out, "done") {
+				if o := ask(t, learned, c.other); strings.Contains(o.out, "done") {
 					t.Errorf("%v\nunder\n%s", o, text)
 				}
 			})

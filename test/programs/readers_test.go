@@ -60,14 +60,8 @@ network_middlewares:
 // TestReaders: clients and servers made with the libraries that people use for GraphQL, MCP and WebSockets. The
 // allowed half of what each asks for works, and of the other half the server never hears.
 func TestReaders(t *testing.T) {
-	modules := peers(t)
-	inScene(t, func(t *testing.T, s *scene) {
-		s.requireAll(t, "node")
-		npm := filepath.Join(s.dir, "npm")
-		copyTree(t, modules, npm)
-		said := s.servePeers(t, npm)
+	withPeers(t, func(t *testing.T, s *scene, said string, ask asking) {
 		policy := s.writePolicy(t, "readers.yaml", readersPolicy)
-		work := s.work(t)
 		for _, c := range []struct {
 			what  string
 			wants []string // of what the client says, in order
@@ -86,9 +80,7 @@ func TestReaders(t *testing.T) {
 			{"operations", []string{`result {"data":{"viewer":"viewer done"}}`, `ended 1008 .*mutation.*`}},
 		} {
 			t.Run(c.what, func(t *testing.T) {
-				args := []string{"run", "--mode", "platform", "--policy", policy, "--workdir", work, "--upstream-ca", filepath.Join(s.dir, "root.pem"), "--env", "HOME=" + work, "--",
-					"sh", "-c", unset + "exec node " + filepath.Join(npm, "client.mjs") + " " + c.what + " " + allowedHost}
-				o := s.sallyport(t, args...)
+				o := ask(t, policy, c.what)
 				want := regexp.MustCompile(`(?m)\A` + strings.Join(c.wants, `\n`) + `\n\z`)
 				if o.status != 0 || !want.MatchString(o.out) {
 					t.Errorf("%s: %v\nwant %v", c.what, o, want)
@@ -102,6 +94,26 @@ func TestReaders(t *testing.T) {
 			strings.Contains(got, "AKIA") || strings.Contains(got, "not allowed here") || strings.Contains(got, "binary") || !strings.HasSuffix(got, "graphql viewer \n") {
 			t.Errorf("the server heard:\n%s", got)
 		}
+	})
+}
+
+// asking runs client.mjs for something, in a sandbox with a policy.
+type asking func(t *testing.T, policy, what string, flags ...string) outcome
+
+// withPeers runs f where the server of server.mjs is; said is the file with what that hears.
+func withPeers(t *testing.T, f func(t *testing.T, s *scene, said string, ask asking)) {
+	t.Helper()
+	modules := peers(t)
+	inScene(t, func(t *testing.T, s *scene) {
+		s.requireAll(t, "node")
+		npm := filepath.Join(s.dir, "npm")
+		copyTree(t, modules, npm)
+		said, work := s.servePeers(t, npm), s.work(t)
+		f(t, s, said, func(t *testing.T, policy, what string, flags ...string) outcome {
+			t.Helper()
+			args := append([]string{"run", "--mode", "platform", "--policy", policy, "--workdir", work, "--upstream-ca", filepath.Join(s.dir, "root.pem"), "--env", "HOME=" + work}, flags...)
+			return s.sallyport(t, append(args, "--", "sh", "-c", unset+"exec node "+filepath.Join(npm, "client.mjs")+" "+what+" "+allowedHost)...)
+		})
 	})
 }
 
